@@ -1,0 +1,101 @@
+"""Quantities as people write them: `16GiB`, `512MB`, `90s`, `1h30m`; numbers once parsed."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def parse_bytes(text: str) -> int:
+    """Parse a size with its unit.
+
+    Args:
+        text: A number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024).
+
+    Returns:
+        Bytes, rounded down.
+
+    Raises:
+        ValueError: Not a size; the message names the units.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2] not in _BYTES:
+        msg = f"'{text}' is not a size: write a number and a unit, such as 16GiB or 500MB"
+        raise ValueError(msg)
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
+def parse_duration(text: str) -> float:
+    """Parse a duration with its units.
+
+    Args:
+        text: Parts of a number and one of ms, s, m, h, d, such as `90s` or `1h30m`.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        ValueError: Not a duration; the message names the units.
+    """
+    parts = _DURATION_PART.findall(text.strip())
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        msg = f"'{text}' is not a duration: write numbers and units, such as 90s, 10m or 1h30m"
+        raise ValueError(msg)
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def format_bytes(size_bytes: int) -> str:
+    """The shortest exact or rounded binary form: `1GiB`, `1.5GiB`, `620MiB`, `12B`."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if size_bytes >= _BYTES[unit]:
+            return f"{size_bytes / _BYTES[unit]:.1f}".removesuffix(".0") + unit
+    return f"{size_bytes}B"
+
+
+def format_duration(duration_s: float) -> str:
+    """The form people write: `1h30m`, `90s` becomes `1m30s`, `250ms`."""
+    if duration_s < 1:
+        return f"{round(duration_s * 1000)}ms"
+    text, rest = "", round(duration_s)
+    for unit in ("d", "h", "m", "s"):
+        count, rest = divmod(rest, int(_SECONDS[unit]))
+        text += f"{count}{unit}" if count else ""
+    return text
+
+
+def _bytes_before(value: Any) -> Any:
+    if isinstance(value, str):
+        return parse_bytes(value)
+    msg = f"'{value}' has no unit: write for instance 16GiB or 500MB"
+    raise ValueError(msg)
+
+
+def _duration_before(value: Any) -> Any:
+    if isinstance(value, str):
+        return parse_duration(value)
+    msg = f"'{value}' has no unit: write for instance 90s or 10m"
+    raise ValueError(msg)
+
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(_bytes_before),
+    PlainSerializer(format_bytes, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)$", "examples": ["16GiB", "500MB"]}),
+]
+"""A size in bytes, written with its unit."""
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration_before),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|m|h|d))+$", "examples": ["90s", "1h30m"]}),
+]
+"""A duration in seconds, written with its units."""

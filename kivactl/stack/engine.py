@@ -1,0 +1,154 @@
+"""Engine replicas: vLLM's command line and environment from the spec, and what its log says about its progress."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kivactl.spec.platform import Model
+
+GIB = 2**30
+
+_PHASES = (
+    ("Application startup complete", "answering"),
+    ("Starting vLLM API server", "opening its socket"),
+    ("Warming up", "warming up"),
+    ("init engine", "engine ready"),
+    ("torch.compile takes", "compiled"),
+    ("Dynamo bytecode transform", "compiling"),
+    ("Start compiling function", "compiling"),
+    ("GPU KV cache size", "KV cache reserved"),
+    ("CPU KV cache", "KV cache reserved"),
+    ("Loading weights took", "weights loaded"),
+    ("Loading safetensors checkpoint", "loading weights"),
+    ("Starting to load model", "loading weights"),
+    ("Initializing a V1 LLM engine", "starting the engine"),
+    ("non-default args", "reading its configuration"),
+)
+"""Text in vLLM's log and the phase it marks, latest phase first. Source: vLLM 0.32's log messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a replica gets of the machine.
+
+    Attributes:
+        cores: CPU ids its threads are bound to (CPU engine).
+        kv_cache_bytes: Memory for the KV cache, a whole number of GiB (CPU engine).
+        gpus: GPU indices (GPU engine); empty on a machine without.
+    """
+
+    cores: tuple[int, ...]
+    kv_cache_bytes: int
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A program to keep running.
+
+    Attributes:
+        name: Unique on the platform; also the name of its log.
+        argv: Program and arguments, absolute; never secrets.
+        environment: What is added to a clean environment.
+        stop_within_s: Seconds between SIGTERM and SIGKILL.
+        settles_within_s: Seconds it must live to count as started; dying earlier delays the next start.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stop_within_s: float = 10.0
+    settles_within_s: float = 1.0
+
+
+def replica_name(model: str, index: int) -> str:
+    """Name of a replica: `smollm2-0`."""
+    return f"{model}-{index}"
+
+
+def engine_for(model: Model, index: int, *, python: Path, weights: Path, identity: str, socket: Path, share: Share) -> Process:
+    """One engine replica on this machine.
+
+    Args:
+        model: From the spec.
+        index: Number of the replica, from 0.
+        python: Interpreter that has vLLM.
+        weights: Folder in Hugging Face layout.
+        identity: Hash that says exactly which weights; part of the environment, so that other weights are a change.
+        socket: Unix socket to listen on.
+        share: Its part of the machine.
+    """
+    argv = [
+        str(python),
+        *("-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(weights)),
+        *("--served-model-name", model.name),
+        *("--uds", str(socket)),
+        *("--max-model-len", str(model.max_length)),
+        *("--max-num-seqs", str(model.concurrency)),
+        *("--middleware", "kivactl.stack.hold_start.HoldStart"),
+        *("--shutdown-timeout", str(round(model.drain_within))),
+        # Usage is counted even when the client does not ask for it.
+        "--enable-force-include-usage",
+        "--enable-prompt-tokens-details",
+        "--enable-request-id-headers",
+        "--disable-uvicorn-access-log",
+        *option_arguments(model.engine),
+    ]
+    environment = {
+        "KIVA_MODEL_IDENTITY": identity,
+        "DO_NOT_TRACK": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_LOGGING_COLOR": "0",
+    }
+    if share.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in share.gpus)
+    else:
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, share.kv_cache_bytes // GIB))
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in share.cores)
+    return Process(
+        name=replica_name(model.name, index),
+        argv=tuple(argv),
+        environment=environment,
+        stop_within_s=model.drain_within + 15,
+        settles_within_s=20,
+    )
+
+
+def option_arguments(options: Mapping[str, str | int | float | bool]) -> list[str]:
+    """Engine options as arguments: `{"dtype": "auto", "enforce-eager": True}` gives `--dtype auto --enforce-eager`."""
+    arguments: list[str] = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        match value:
+            case True:
+                arguments.append(flag)
+            case False:
+                arguments.append(flag.replace("--", "--no-", 1))
+            case _:
+                arguments += [flag, str(value)]
+    return arguments
+
+
+def parse_phase(log: str) -> str:
+    """The phase a starting engine is in, from the text it has logged since it was started."""
+    best = len(_PHASES)
+    for line in log.splitlines():
+        for rank, (text, _) in enumerate(_PHASES[:best]):
+            if text in line:
+                best = rank
+                break
+    return _PHASES[best][1] if best < len(_PHASES) else "loading libraries"
+
+
+def parse_failure(log: str) -> str:
+    """The line of an engine's log that says why it died: the last exception, or the last line."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\b\w*(Error|Exception|error:)", line) and "Traceback" not in line and "See root cause above" not in line]
+    plain = (errors or lines or ["it logged nothing"])[-1]
+    return re.sub(r"^.*?(?=\b\w+(Error|Exception): )", "", plain).strip()

@@ -1,0 +1,99 @@
+"""Where a local platform keeps its files: names only, nothing is read or made here."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_LONGEST_SOCKET_PATH = 100
+"""Linux allows 107 bytes; the rest is room for the file names of supervisor's temporary sockets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The files of one platform.
+
+    Attributes:
+        state: Absolute path of the state folder, mode 0700.
+        cache: Absolute path of the folder with prepared models.
+    """
+
+    state: Path
+    cache: Path
+
+    @property
+    def run(self) -> Path:
+        """Folder of the sockets; in the temporary folder when the state folder's path is too long for a socket."""
+        beside = self.state / "run"
+        if len(str(beside)) + len("/engines/") + 40 <= _LONGEST_SOCKET_PATH:
+            return beside
+        return Path(tempfile.gettempdir()) / f"kiva-{hashlib.sha256(str(self.state).encode()).hexdigest()[:16]}"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.run / "supervisor.sock"
+
+    @property
+    def supervisor_config(self) -> Path:
+        return self.state / "supervisor.conf"
+
+    @property
+    def gateway_admin_socket(self) -> Path:
+        return self.run / "gateway-admin.sock"
+
+    def engine_socket(self, replica: str) -> Path:
+        """The socket of a replica; named by a short hash, for model names may be long."""
+        return self.run / f"{hashlib.sha256(replica.encode()).hexdigest()[:12]}.sock"
+
+    @property
+    def gateway(self) -> Path:
+        """Folder of the gateway's configuration files."""
+        return self.state / "gateway"
+
+    @property
+    def tls(self) -> Path:
+        return self.state / "tls"
+
+    @property
+    def ca_certificate(self) -> Path:
+        return self.tls / "ca.pem"
+
+    @property
+    def ca_key(self) -> Path:
+        return self.tls / "ca.key"
+
+    @property
+    def certificate(self) -> Path:
+        return self.tls / "gateway.pem"
+
+    @property
+    def certificate_key(self) -> Path:
+        return self.tls / "gateway.key"
+
+    @property
+    def signing_key(self) -> Path:
+        """Private key (PEM, ES256) that signs tokens."""
+        return self.state / "tokens" / "signing.key"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def release(self) -> Path:
+        """What is deployed, as JSON."""
+        return self.state / "release.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.state / "journal.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        return self.state / "lock"
+
+    def log(self, process: str) -> Path:
+        """The log of a supervised process."""
+        return self.logs / f"{process}.log"
