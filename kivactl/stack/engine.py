@@ -55,6 +55,7 @@ class Process:
         environment: What is added to a clean environment.
         stop_within_s: Seconds between SIGTERM and SIGKILL.
         settles_within_s: Seconds it must live to count as started; dying earlier delays the next start.
+        ready_within_s: Seconds it has until it does its work.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Process:
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_within_s: float = 10.0
     settles_within_s: float = 1.0
+    ready_within_s: float = 30.0
 
 
 def replica_name(model: str, index: int) -> str:
@@ -69,7 +71,7 @@ def replica_name(model: str, index: int) -> str:
     return f"{model}-{index}"
 
 
-def engine_for(model: Model, index: int, *, python: Path, weights: Path, identity: str, socket: Path, share: Share) -> Process:
+def engine_for(model: Model, index: int, *, python: Path, weights: Path, identity: str, socket: Path, share: Share, ready_within_s: float) -> Process:
     """One engine replica on this machine.
 
     Args:
@@ -80,8 +82,10 @@ def engine_for(model: Model, index: int, *, python: Path, weights: Path, identit
         identity: Hash that says exactly which weights; part of the environment, so that other weights are a change.
         socket: Unix socket to listen on.
         share: Its part of the machine.
+        ready_within_s: Seconds until its first token.
     """
     argv = [
+        *launcher(python, socket),
         str(python),
         *("-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(weights)),
@@ -117,7 +121,13 @@ def engine_for(model: Model, index: int, *, python: Path, weights: Path, identit
         environment=environment,
         stop_within_s=model.drain_within + 15,
         settles_within_s=20,
+        ready_within_s=ready_within_s,
     )
+
+
+def launcher(python: Path, socket: Path) -> tuple[str, ...]:
+    """What stands before an engine's command line: removes a stale socket, then becomes the engine."""
+    return (str(python), "-m", "kivactl.targets.launch", str(socket))
 
 
 def option_arguments(options: Mapping[str, str | int | float | bool]) -> list[str]:

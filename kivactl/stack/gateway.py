@@ -92,6 +92,18 @@ def bootstrap_for(platform: Platform, files: Files) -> Json:
     }
 
 
+def validation_for(bootstrap: Json, listeners: Json, clusters: Json, certificate: Json) -> Json:
+    """All parts in one static configuration, for `envoy --mode validate`, which does not read the watched files."""
+    return {
+        **{key: value for key, value in bootstrap.items() if key != "dynamic_resources"},
+        "static_resources": {
+            "listeners": [_plain(resource) for resource in listeners["resources"]],
+            "clusters": [_plain(resource) for resource in clusters["resources"]],
+            "secrets": [_plain(resource) for resource in certificate["resources"]],
+        },
+    }
+
+
 def listeners_for(platform: Platform, files: Files, jwks: Mapping[str, Any]) -> Json:
     """The listener: TLS 1.3, tokens, body limits, routes.
 
@@ -260,9 +272,7 @@ def _cluster(gateway: Gateway, model: str, files: Files) -> Json:
         # A replica that hangs keeps its connections open: closing them lets the requests that have no answer yet be
         # retried elsewhere.
         "close_connections_on_host_health_failure": True,
-        "circuit_breakers": {
-            "thresholds": [{"max_connections": 20_000, "max_pending_requests": 20_000, "max_requests": 20_000, "max_retries": 1_000}]
-        },
+        "circuit_breakers": {"thresholds": [{"max_connections": 20_000, "max_pending_requests": 20_000, "max_requests": 20_000, "max_retries": 1_000}]},
         "health_checks": [
             {
                 # Ten seconds: an engine that computes on all its cores answers late, and that is not a fault.
@@ -316,10 +326,7 @@ def _authentication(platform: Platform, jwks: Mapping[str, Any]) -> list[Json]:
         "require_expiration": False,
         "jwt_cache_config": {"jwt_cache_size": 1000},
     }
-    tenants = [
-        {"sourced_metadata": {"metadata_matcher": {"filter": "envoy.filters.http.jwt_authn", "path": [{"key": "token"}, {"key": "sub"}], "value": {"string_match": {"exact": tenant.name}}}}}
-        for tenant in platform.gateway.tenants
-    ]
+    principals = [_subject(tenant.name) for tenant in platform.gateway.tenants]
     return [
         {
             "name": "envoy.filters.http.jwt_authn",
@@ -333,10 +340,16 @@ def _authentication(platform: Platform, jwks: Mapping[str, Any]) -> list[Json]:
             "name": "envoy.filters.http.rbac",
             "typed_config": {
                 "@type": _type("extensions.filters.http.rbac.v3.RBAC"),
-                "rules": {"action": "ALLOW", "policies": {"tenants": {"permissions": [{"any": True}], "principals": tenants}}},
+                "rules": {"action": "ALLOW", "policies": {"tenants": {"permissions": [{"any": True}], "principals": principals}}},
             },
         },
     ]
+
+
+def _subject(tenant: str) -> Json:
+    path = [{"key": "token"}, {"key": "sub"}]
+    matcher = {"filter": "envoy.filters.http.jwt_authn", "path": path, "value": {"string_match": {"exact": tenant}}}
+    return {"sourced_metadata": {"metadata_matcher": matcher}}
 
 
 def _body_limit(size_bytes: int) -> Json:
@@ -394,6 +407,10 @@ def _access_log() -> Json:
             },
         },
     }
+
+
+def _plain(resource: Json) -> Json:
+    return {key: value for key, value in resource.items() if key != "@type"}
 
 
 def _metadata(key: str, value: Json) -> Json:

@@ -7,8 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-_LONGEST_SOCKET_PATH = 100
-"""Linux allows 107 bytes; the rest is room for the file names of supervisor's temporary sockets."""
+_LONGEST_RUN_FOLDER = 60
+"""Linux allows 107 bytes for a socket's path; engines add `/tmp/` and a UUID of 36 to the folder's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Layout:
     def run(self) -> Path:
         """Folder of the sockets; in the temporary folder when the state folder's path is too long for a socket."""
         beside = self.state / "run"
-        if len(str(beside)) + len("/engines/") + 40 <= _LONGEST_SOCKET_PATH:
+        if len(str(beside)) <= _LONGEST_RUN_FOLDER:
             return beside
         return Path(tempfile.gettempdir()) / f"kiva-{hashlib.sha256(str(self.state).encode()).hexdigest()[:16]}"
 
@@ -46,6 +46,11 @@ class Layout:
     def engine_socket(self, replica: str) -> Path:
         """The socket of a replica; named by a short hash, for model names may be long."""
         return self.run / f"{hashlib.sha256(replica.encode()).hexdigest()[:12]}.sock"
+
+    @property
+    def tmp(self) -> Path:
+        """Temporary files of the engines; gone with the sockets when the platform goes down."""
+        return self.run / "tmp"
 
     @property
     def gateway(self) -> Path:

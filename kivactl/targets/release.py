@@ -45,6 +45,8 @@ def read_release(path: Path) -> Release:
     """
     try:
         data = json.loads(path.read_text())
+        if not isinstance(data, dict):
+            raise TypeError
         return Release(**{name: data[name] for name in Release.__dataclass_fields__ if name in data})
     except FileNotFoundError:
         return Release()

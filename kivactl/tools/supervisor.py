@@ -21,6 +21,7 @@ from kivactl.tools.clock import Clock
 
 _NO_SUCH_PROCESS = {10, 70}  # BAD_NAME, NOT_RUNNING
 _ALREADY = {60, 90}  # ALREADY_STARTED, ALREADY_ADDED
+_SHUTTING_DOWN = {6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Supervisor:
     def alive(self) -> bool:
         """Whether it answers; a socket file without a supervisor behind it counts as no."""
         try:
-            self._call("getState")
+            self._call("getState", tolerate=_SHUTTING_DOWN)
         except OSError:
             return False
         return True
@@ -76,10 +77,10 @@ class Supervisor:
     def states(self) -> dict[str, ProcessState]:
         """All processes by name; empty when the supervisor does not run."""
         try:
-            rows = self._call("getAllProcessInfo")
+            rows = self._call("getAllProcessInfo", tolerate=_SHUTTING_DOWN)
         except OSError:
             return {}
-        return {row["name"]: parse_state(row) for row in rows}
+        return {row["name"]: parse_state(row) for row in rows or []}
 
     def reload(self) -> None:
         """Read the configuration file again; running processes stay as they are."""
@@ -103,7 +104,7 @@ class Supervisor:
 
     def shutdown(self) -> None:
         """Stop all processes and the supervisor itself; returns before it is done."""
-        self._call("shutdown")
+        self._call("shutdown", tolerate=_SHUTTING_DOWN)
 
     def _call(self, method: str, *arguments: Any, tolerate: frozenset[int] | set[int] = frozenset()) -> Any:
         try:

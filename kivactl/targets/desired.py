@@ -1,0 +1,224 @@
+"""What should run on this machine: every process and every gateway file, computed from the spec. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kivactl.plan import Change, Difference, Verb, digest
+from kivactl.spec.platform import Platform
+from kivactl.stack import gateway
+from kivactl.stack.engine import Process, Share, engine_for, replica_name
+from kivactl.stack.layout import Layout
+from kivactl.targets.release import Release
+from kivactl.targets.status import GATEWAY
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model made ready.
+
+    Attributes:
+        folder: In Hugging Face layout.
+        identity: Hash that says exactly which weights these are.
+        ready_within_s: Seconds a replica has until its first token.
+    """
+
+    folder: Path
+    identity: str
+    ready_within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What should be.
+
+    Attributes:
+        processes: By name; the gateway first.
+        replicas: Names of the replicas of every model.
+        files: Content of the gateway's files by path, without the endpoints.
+        endpoint: Base URL for clients.
+    """
+
+    processes: dict[str, Process]
+    replicas: dict[str, list[str]]
+    files: dict[Path, Json]
+    endpoint: str
+
+    def endpoints(self, model: str, layout: Layout, replicas: list[str], draining: frozenset[str] = frozenset()) -> Json:
+        """Content of a model's endpoints file."""
+        return gateway.endpoints_for(model, [gateway.Replica(name, layout.engine_socket(name), name in draining) for name in replicas])
+
+
+def gateway_files(layout: Layout, platform: Platform) -> gateway.Files:
+    """Where the gateway of this machine has its files."""
+    tls = platform.gateway.tls
+    return gateway.Files(
+        folder=layout.gateway,
+        admin_socket=layout.gateway_admin_socket,
+        certificate=Path(tls.certificate) if tls.certificate else layout.certificate,
+        certificate_key=Path(tls.key) if tls.key else layout.certificate_key,
+    )
+
+
+def desired_for(
+    platform: Platform,
+    layout: Layout,
+    *,
+    weights: Mapping[str, Weights],
+    shares: Mapping[str, list[Share]],
+    jwks: Mapping[str, Any],
+    python: Path,
+    envoy: Path,
+    gateway_workers: int,
+) -> Desired:
+    """All that should run for a spec.
+
+    Args:
+        platform: The spec.
+        layout: Where files lie.
+        weights: By model name.
+        shares: What each replica gets of the machine, by model name, in the order of the replicas.
+        jwks: Public keys that sign tokens.
+        python: Interpreter that has the engine.
+        envoy: The gateway's program.
+        gateway_workers: Threads of the gateway.
+    """
+    files = gateway_files(layout, platform)
+    command = gateway.command_for(envoy, files, workers=gateway_workers, drain_s=platform.gateway.request_timeout)
+    processes = {GATEWAY: Process(name=GATEWAY, argv=command, stop_within_s=10, settles_within_s=2)}
+    replicas: dict[str, list[str]] = {}
+    for model in platform.models:
+        ready = weights[model.name]
+        for index in range(model.replicas):
+            name = replica_name(model.name, index)
+            replicas.setdefault(model.name, []).append(name)
+            processes[name] = engine_for(
+                model,
+                index,
+                python=python,
+                weights=ready.folder,
+                identity=ready.identity,
+                socket=layout.engine_socket(name),
+                share=shares[model.name][index],
+                ready_within_s=ready.ready_within_s,
+            )
+    host = "127.0.0.1" if platform.gateway.address == "0.0.0.0" else platform.gateway.address  # noqa: S104  (asked for, not bound)
+    return Desired(
+        processes=processes,
+        replicas=replicas,
+        files={
+            files.bootstrap: gateway.bootstrap_for(platform, files),
+            files.certificate_secret: gateway.certificate_for(files),
+            files.clusters: gateway.clusters_for(platform, files),
+            files.listeners: gateway.listeners_for(platform, files, jwks),
+        },
+        endpoint=f"https://{host}:{platform.gateway.port}/v1",
+    )
+
+
+def definition(process: Process) -> Json:
+    """A process as the record keeps it."""
+    return {**asdict(process), "argv": list(process.argv), "environment": dict(process.environment)}
+
+
+def process_from(entry: Mapping[str, Any]) -> Process:
+    """A process from the record; keys of a newer version are left out."""
+    known = {name: entry[name] for name in Process.__dataclass_fields__ if name in entry}
+    return Process(**{**known, "argv": tuple(entry["argv"])})
+
+
+def desired_from(release: Release) -> Desired:
+    """What was deployed, as what should run: for starting again without reading the spec."""
+    return Desired(
+        processes={name: process_from(entry) for name, entry in release.processes.items()},
+        replicas={model: list(names) for model, names in release.replicas.items()},
+        files={},
+        endpoint=release.endpoint,
+    )
+
+
+def file_hashes(desired: Desired) -> dict[str, str]:
+    """Hash of every gateway file by its name."""
+    return {path.name: digest(content) for path, content in desired.files.items()}
+
+
+def changes_between(release: Release, alive: frozenset[str], desired: Desired) -> list[Change]:
+    """What has to change, in the order of doing.
+
+    Args:
+        release: What was deployed.
+        alive: Names of the processes that run.
+        desired: What should be.
+    """
+    changes = [_gateway_change(release, alive, desired)]
+    for model, replicas in desired.replicas.items():
+        disruption = _disruption(model, replicas, release, alive)
+        changes += [_process_change(replica, release, alive, desired, disruption) for replica in replicas]
+    gone = [name for name in release.processes if name not in desired.processes]
+    changes += [Change(Verb.DELETE, f"engine {name}") for name in gone]
+    return [change for change in changes if change is not None]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """The differing options and variables of two definitions of one process."""
+    old, new = _flat(before), _flat(after)
+    return tuple(Difference(name, old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
+
+
+def _gateway_change(release: Release, alive: frozenset[str], desired: Desired) -> Change | None:
+    hashes = file_hashes(desired)
+    changed = [name for name, value in hashes.items() if release.gateway.get(name) != value]
+    process = differences(release.processes.get(GATEWAY, {}), definition(desired.processes[GATEWAY]))
+    subject = "gateway"
+    if GATEWAY not in release.processes:
+        return Change(Verb.CREATE, subject, (Difference("endpoint", None, desired.endpoint),))
+    if GATEWAY not in alive:
+        return Change(Verb.START, subject)
+    if process or "bootstrap.json" in changed:
+        return Change(Verb.REPLACE, subject, process, "clients cannot connect for about two seconds")
+    if changed or release.endpoint != desired.endpoint:
+        where = (Difference("endpoint", release.endpoint, desired.endpoint),) if release.endpoint != desired.endpoint else ()
+        return Change(Verb.UPDATE, subject, (*where, *(Difference(name, "deployed", "changed") for name in changed)))
+    return None
+
+
+def _process_change(name: str, release: Release, alive: frozenset[str], desired: Desired, disruption: str) -> Change | None:
+    after = definition(desired.processes[name])
+    before = release.processes.get(name)
+    if before is None:
+        return Change(Verb.CREATE, f"engine {name}", _summary(after))
+    changed = differences(before, after)
+    if name not in alive:
+        return Change(Verb.START, f"engine {name}", changed)
+    return Change(Verb.REPLACE, f"engine {name}", changed, disruption) if changed else None
+
+
+def _disruption(model: str, replicas: list[str], release: Release, alive: frozenset[str]) -> str:
+    serving = [name for name in release.replicas.get(model, []) if name in alive]
+    if len(serving) > 1:
+        return ""
+    return f"'{model}' has one replica: no answers while it starts again" if len(replicas) == 1 or len(serving) == 1 else ""
+
+
+def _summary(after: Mapping[str, Any]) -> tuple[Difference, ...]:
+    flat = _flat(after)
+    shown = ("--model", "--max-model-len", "--max-num-seqs", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "CUDA_VISIBLE_DEVICES")
+    return tuple(Difference(name, None, flat[name]) for name in shown if name in flat)
+
+
+def _flat(process: Mapping[str, Any]) -> dict[str, str]:
+    """Options, variables and times of a definition in one level; a flag without a value is `yes`."""
+    words: list[str] = list(process.get("argv", []))
+    flat: dict[str, str] = {"program": words[0]} if words else {}
+    for position, word in enumerate(words):
+        if word.startswith("--"):
+            following = words[position + 1] if position + 1 < len(words) else "--"
+            flat[word] = "yes" if following.startswith("--") else following
+    flat |= {name: str(value) for name, value in process.get("environment", {}).items()}
+    flat |= {name: f"{process[name]:g}" for name in ("stop_within_s", "settles_within_s", "ready_within_s") if name in process}
+    return flat

@@ -1,0 +1,207 @@
+"""Speaks to a platform's OpenAI-compatible endpoint, and turns each way of being refused into one sentence.
+
+Only commands that dial out import this module: httpx takes a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from kivactl.errors import KivaError, NotReadyError, PreconditionError, ToolError, UsageError
+from kivactl.stack.endpoint import Endpoint
+
+_CONNECT_TIMEOUT_S = 5.0
+
+
+class GatewayClient:
+    """Asks a platform the way its users do. Made by `open_client`."""
+
+    def __init__(self, endpoint: Endpoint, client: httpx.Client) -> None:
+        self._endpoint = endpoint
+        self._client = client
+
+    def models(self) -> list[str]:
+        """The names of the models it serves.
+
+        Raises:
+            KivaError: It does not answer, or refuses.
+        """
+        with self._sent("GET", "/models") as response:
+            body = _json(response.read())
+        data = body.get("data") if isinstance(body, dict) else None
+        if not isinstance(data, list):
+            raise ToolError(f"{self._endpoint.url}/models does not answer as an OpenAI-compatible endpoint does", "kivactl status")
+        return [str(model["id"]) for model in data if isinstance(model, dict) and "id" in model]
+
+    def chat(self, prompt: str, *, max_tokens: int | None = None, temperature: float | None = None, stream: bool = True) -> Iterator[str]:
+        """Ask one question.
+
+        Args:
+            prompt: What the user says.
+            max_tokens: Longest answer; the engine's default when absent.
+            temperature: 0..2; the model's default when absent.
+            stream: Whether the answer comes piece by piece, or as one.
+
+        Yields:
+            The pieces of the answer, never empty.
+
+        Raises:
+            KivaError: It does not answer, refuses, or breaks off.
+        """
+        given = {"max_tokens": max_tokens, "temperature": temperature}
+        body = {
+            "model": self._endpoint.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "stream": stream,
+            **{key: value for key, value in given.items() if value is not None},
+        }
+        with self._sent("POST", "/chat/completions", body) as response:
+            if stream:
+                yield from self._pieces(response)
+            else:
+                answer = _json(response.read())
+                text = answer["choices"][0]["message"].get("content") if isinstance(answer, dict) and answer.get("choices") else None
+                if text:
+                    yield str(text)
+
+    def _pieces(self, response: httpx.Response) -> Iterator[str]:
+        finished = False
+        for data in _events(response):
+            if data == "[DONE]":
+                return
+            chunk = _json(data.encode())
+            if not isinstance(chunk, dict) or chunk.get("error") or chunk.get("object") == "error":
+                raise ToolError(f"the engine of '{self._endpoint.model}' broke off its answer: {_message(chunk)}", "kivactl logs")
+            for choice in chunk.get("choices") or []:
+                finished = finished or bool(choice.get("finish_reason"))
+                text = (choice.get("delta") or {}).get("content")
+                if text:
+                    yield str(text)
+        if not finished:
+            raise ToolError(f"the engine of '{self._endpoint.model}' broke off its answer", "kivactl logs")
+
+    @contextmanager
+    def _sent(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[httpx.Response]:
+        headers = {"authorization": f"Bearer {self._endpoint.token.reveal()}"}
+        try:
+            with self._client.stream(method, self._endpoint.url + path, json=body, headers=headers) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise refusal_for(self._endpoint, response.status_code, response.content, response.headers.get("retry-after"))
+                yield response
+        except httpx.TransportError as error:
+            raise fault_for(self._endpoint, error) from error
+
+
+@contextmanager
+def open_client(endpoint: Endpoint, *, timeout_s: float = 60.0) -> Iterator[GatewayClient]:
+    """Open connections to an endpoint.
+
+    Args:
+        endpoint: Whom to ask.
+        timeout_s: Longest silence while an answer is awaited or read, in seconds.
+
+    Raises:
+        PreconditionError: The file with the authority to trust is missing or broken.
+    """
+    try:
+        context = ssl.create_default_context(cafile=endpoint.ca)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror if isinstance(error, FileNotFoundError) else "it holds no certificate"
+        raise PreconditionError(f"the authority to trust cannot be read from {endpoint.ca}: {reason}", "kivactl provision") from error
+    timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
+    # Not the environment's proxies, netrc and authorities: the endpoint is the platform's own.
+    with httpx.Client(verify=context, timeout=timeout, trust_env=False) as client:
+        yield GatewayClient(endpoint, client)
+
+
+def fault_for(endpoint: Endpoint, error: httpx.TransportError) -> KivaError:
+    """The error for an endpoint that gives no whole answer."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        verification = next(cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError))
+        trusted = f"the authority in {endpoint.ca}" if endpoint.ca else "any authority of this system"
+        return PreconditionError(f"the certificate of {endpoint.url} is not vouched for by {trusted}: {verification.verify_message}", "kivactl status")
+    if any(isinstance(cause, ssl.SSLError) for cause in causes) and isinstance(error, httpx.ConnectError):
+        return PreconditionError(f"{endpoint.url} does not speak TLS as expected: {error}", "kivactl status")
+    match error:
+        case httpx.ConnectTimeout():
+            return PreconditionError(f"{endpoint.url} cannot be reached within {_CONNECT_TIMEOUT_S:g} s", "kivactl status")
+        case httpx.ConnectError():
+            return PreconditionError(f"nothing answers at {endpoint.url}: {_last_text(causes)}", "kivactl up")
+        case httpx.TimeoutException():
+            return NotReadyError(f"{endpoint.url} took the request but did not answer in time", "kivactl status")
+        case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
+            return UsageError(f"{endpoint.url} cannot be asked: {error}")
+        case _:
+            return ToolError(f"{endpoint.url} broke off the connection: {error}", "kivactl logs")
+
+
+def refusal_for(endpoint: Endpoint, status: int, body: bytes, retry_after: str | None = None) -> KivaError:
+    """The error for a status of 400 and above, with what the platform says about it."""
+    said = _message(_json(body))
+    match status:
+        case 401 | 403:
+            return PreconditionError(f"{endpoint.url} does not accept the token: {said}", "kivactl status")
+        case 404 if _code(body) == "model_not_found" or "model" in said.lower():
+            return UsageError(f"{endpoint.url} serves no model named '{endpoint.model}'", "kivactl status")
+        case 404:
+            return UsageError(f"{endpoint.url} is not the address of an OpenAI-compatible endpoint: {said}", "kivactl status")
+        case 429:
+            when = f"; try again in {retry_after} s" if retry_after else ""
+            return PreconditionError(f"{endpoint.url} has had too many requests from this token{when}", "kivactl status")
+        case 502 | 503 | 504:
+            return NotReadyError(f"no engine of '{endpoint.model}' answers at the moment: {said}", "kivactl status")
+        case _ if status < 500:
+            return UsageError(f"{endpoint.url} refuses the request with status {status}: {said}")
+        case _:
+            return ToolError(f"the engine of '{endpoint.model}' failed with status {status}: {said}", "kivactl logs")
+
+
+def _events(response: httpx.Response) -> Iterator[str]:
+    """The data of each event. By bytes, since httpx's lines also end at U+2028 and its like, which answers may hold."""
+    rest = b""
+    for received in response.iter_bytes():
+        *lines, rest = (rest + received).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line.removeprefix(b"data:").strip().decode(errors="replace")
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.decode(errors="replace").strip()
+
+
+def _message(body: Any) -> str:
+    """The sentence in an error body, without its full stop; the beginning of whatever else it is."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    text = message if isinstance(message, str) else json.dumps(error)
+    return text.strip().rstrip(".")[:300] or "it gives no reason"
+
+
+def _code(body: bytes) -> str:
+    parsed = _json(body)
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    return str(error.get("code")) if isinstance(error, dict) else ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _last_text(causes: list[BaseException]) -> str:
+    systems = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    return systems[-1].lower() if systems else str(causes[0])

@@ -1,0 +1,92 @@
+"""Locust as a child process: its command line, and the events it says on standard output.
+
+Locust's module is never imported here: `import locust` monkey-patches the process it happens in.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kivactl.errors import PreconditionError, ToolError
+from kivactl.tools import process
+
+MARKER = "kiva-loadtest "
+"""Begins each line that is meant for us; whatever else the child prints is talk."""
+
+
+def command_for(user_file: Path, *, users: int) -> tuple[str, ...]:
+    """The command line of a run without a web page; the user file itself decides when it ends.
+
+    Args:
+        user_file: The Locust file.
+        users: All of them start at once.
+    """
+    return (
+        sys.executable,
+        "-P",  # a folder that happens to hold a json.py must not lend it to Locust
+        "-m",
+        "locust",
+        "--locustfile",
+        str(user_file),
+        "--headless",
+        "--users",
+        str(users),
+        "--spawn-rate",
+        str(users),
+        "--only-summary",
+        "--loglevel",
+        "ERROR",
+        "--exit-code-on-error",
+        "0",
+    )
+
+
+def require() -> None:
+    """Make sure that Locust can be started.
+
+    Raises:
+        PreconditionError: It is not installed.
+    """
+    if importlib.util.find_spec("locust") is None:
+        raise PreconditionError("Locust, which generates the load, is not installed", "pip install 'kivactl[local]'")
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """The event in a line; None when the line is talk."""
+    if not line.startswith(MARKER):
+        return None
+    try:
+        event = json.loads(line.removeprefix(MARKER))
+    except json.JSONDecodeError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+
+
+def watch(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float) -> Iterator[dict[str, Any]]:
+    """Run Locust and yield its events as they come; leaving the loop early ends it.
+
+    Args:
+        argv: From `command_for`.
+        cwd: Folder to run in; Locust puts it on the child's import path, so it must hold no Python files.
+        env: Added to the child's environment.
+        timeout_s: Seconds until the child is ended.
+
+    Raises:
+        ToolError: It failed, was killed, or ran past `timeout_s`; the details are its last talk.
+    """
+    talk: list[str] = []
+    try:
+        for line in process.stream(argv, cwd=cwd, env=env, timeout_s=timeout_s):
+            event = parse_event(line)
+            if event is None:
+                talk = [*talk[-19:], line]
+            else:
+                yield event
+    except ToolError as error:
+        message = error.message.replace(f"'{Path(argv[0]).name}'", "Locust")
+        raise ToolError(message, error.hint, tuple(talk)) from None

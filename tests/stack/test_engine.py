@@ -1,0 +1,87 @@
+"""Engine command lines, and what their logs say."""
+
+from pathlib import Path
+
+import pytest
+
+from kivactl.spec.platform import Model
+from kivactl.stack.engine import GIB, Share, engine_for, option_arguments, parse_failure, parse_phase
+
+MODEL = Model(name="m", source="path:./m", replicas=2, max_length=512, concurrency=8, engine={"enforce-eager": True, "dtype": "bfloat16"})
+
+
+def engine(share: Share):
+    return engine_for(MODEL, 1, python=Path("/py"), weights=Path("/w"), identity="abc", socket=Path("/run/x.sock"), share=share, ready_within_s=300)
+
+
+def option(argv, name):
+    return argv[argv.index(name) + 1]
+
+
+def test_an_engine_listens_on_its_socket_only():
+    argv = engine(Share((0,), GIB)).argv
+    assert option(argv, "--uds") == "/run/x.sock"
+    assert "--host" not in argv
+    assert "--port" not in argv
+
+
+def test_the_spec_is_what_the_engine_gets():
+    argv = engine(Share((0,), GIB)).argv
+    assert option(argv, "--max-model-len") == "512"
+    assert option(argv, "--max-num-seqs") == "8"
+    assert option(argv, "--shutdown-timeout") == "60"
+    assert "--enforce-eager" in argv
+    assert option(argv, "--dtype") == "bfloat16"
+
+
+def test_a_cpu_engine_is_bound_to_its_cores_and_memory():
+    environment = engine(Share((2, 3), 4 * GIB)).environment
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "2,3"
+    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "4"
+
+
+def test_a_gpu_engine_sees_its_gpus_only():
+    environment = engine(Share((), 0, gpus=(1, 2))).environment
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1,2"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in environment
+
+
+def test_nothing_phones_home():
+    environment = engine(Share((0,), GIB)).environment
+    assert environment["VLLM_NO_USAGE_STATS"] == environment["DO_NOT_TRACK"] == environment["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ({}, []),
+        ({"enforce-eager": True}, ["--enforce-eager"]),
+        ({"enforce_eager": False}, ["--no-enforce-eager"]),
+        ({"dtype": "auto", "seed": 7}, ["--dtype", "auto", "--seed", "7"]),
+    ],
+)
+def test_options_become_arguments(options, arguments):
+    assert option_arguments(options) == arguments
+
+
+@pytest.mark.parametrize(
+    ("log", "phase"),
+    [
+        ("", "loading libraries"),
+        ("INFO Starting to load model /w...", "loading weights"),
+        ("Starting to load model /w\nLoading weights took 0.4 seconds", "weights loaded"),
+        ("Loading weights took 0.4 seconds\nStarting to load model /w", "weights loaded"),
+        ("init engine took 20 s\nStarting vLLM API server 0\nINFO: Application startup complete.", "answering"),
+    ],
+)
+def test_the_latest_phase_of_a_log(log, phase):
+    assert parse_phase(log) == phase
+
+
+def test_why_an_engine_died():
+    log = "Traceback (most recent call last):\n  File x\nValueError: User-specified max_model_len (9) is too big\nRuntimeError: Engine core failed. See root cause above."
+    assert parse_failure(log) == "ValueError: User-specified max_model_len (9) is too big"
+
+
+def test_an_engine_that_died_in_silence():
+    assert parse_failure("") == "it logged nothing"

@@ -1,0 +1,248 @@
+"""The rollout with the real supervisor and the real gateway; the engines are stand-ins, so that every failure takes seconds."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from kivactl.errors import NotReadyError, ToolError
+from kivactl.plan import Status, Verb
+from kivactl.spec.platform import Gateway, Model, Platform
+from kivactl.stack import tokens
+from kivactl.stack.engine import GIB, Share, launcher
+from kivactl.stack.layout import Layout
+from kivactl.targets.desired import Weights, desired_for
+from kivactl.targets.local import LocalTarget
+from kivactl.targets.rollout import STATE_VARIABLE
+from kivactl.targets.status import GATEWAY, Health, status_of
+from kivactl.tools import envoy, leftovers, process
+
+pytestmark = pytest.mark.real
+
+STAND_IN = Path(__file__).with_name("stand_in_engine.py")
+
+
+class Site:
+    """A platform of stand-ins on this machine."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.layout = Layout(folder / "state", folder / "cache")
+        for path in (self.layout.state, self.layout.run, self.layout.gateway, self.layout.tls, self.layout.logs, self.layout.signing_key.parent):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        process.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+            + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", self.layout.certificate_key, "-out", self.layout.certificate]
+        )
+        process.run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", self.layout.signing_key])
+        self.port = port
+        self.target = LocalTarget(self.layout)
+        key = self.layout.signing_key.read_bytes()
+        self.jwks = tokens.jwks_for([key])
+        self.token = tokens.issue(
+            key, platform="kiva", tenant="default", name="test", token_id="1", issued_at=datetime.now(UTC), lifetime=timedelta(hours=1)
+        ).reveal()
+
+    def desired(self, replicas=2, *extra, ready_within_s=20.0):
+        platform = Platform(name="kiva", models=(Model(name="m", source="x", replicas=replicas, drain_within="10s"),), gateway=Gateway(port=self.port))
+        what = desired_for(
+            platform,
+            self.layout,
+            weights={"m": Weights(Path("/w"), "w1", ready_within_s)},
+            shares={"m": [Share((0,), GIB)] * replicas},
+            jwks=self.jwks,
+            python=Path(sys.executable),
+            envoy=envoy.find_envoy(),
+            gateway_workers=1,
+        )
+        for name, engine in what.processes.items():
+            if name != GATEWAY:
+                argv = (*launcher(Path(sys.executable), self.layout.engine_socket(name)), sys.executable, str(STAND_IN), "--uds", str(self.layout.engine_socket(name)), *extra)
+                what.processes[name] = replace(engine, argv=argv, stop_within_s=10, settles_within_s=1)
+        return what
+
+    def deploy(self, what):
+        outcomes = list(self.target.apply(what))
+        self.target.finish("digest", "now")
+        return outcomes
+
+    def ask(self, timeout_s=10):
+        context = ssl.create_default_context(cafile=self.layout.certificate)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=timeout_s)
+        try:
+            headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
+            connection.request("POST", "/v1/completions", json.dumps({"model": "m", "prompt": "x"}), headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def pid(self, name):
+        return next(component.pid for component in status_of(self.layout, "kiva").components if component.name == name)
+
+    def until(self, health):
+        for _ in range(200):
+            if status_of(self.layout, "kiva").health is health:
+                return
+            time.sleep(0.1)
+        pytest.fail(f"never {health}: {status_of(self.layout, 'kiva')}")
+
+    def leftovers(self):
+        return leftovers.marked(STATE_VARIABLE, str(self.layout.state))
+
+
+class Load:
+    """Requests in a closed loop from several threads, until the end of the block."""
+
+    def __init__(self, site: Site, streams: int = 4) -> None:
+        self.site, self.statuses, self.stop = site, [], threading.Event()
+        self.threads = [threading.Thread(target=self.run) for _ in range(streams)]
+
+    def run(self):
+        while not self.stop.is_set():
+            try:
+                self.statuses.append(self.site.ask()[0])
+            except OSError as error:
+                self.statuses.append(repr(error))
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.fixture
+def site(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    site = Site(tmp_path, port)
+    yield site
+    list(site.target.stop())
+    assert site.leftovers() == []
+    assert not site.layout.run.exists()
+
+
+def test_from_nothing_to_answers_and_back_to_nothing(site):
+    site.deploy(site.desired())
+    status, answer = site.ask()
+    assert (status, answer["choices"][0]["text"]) == (200, "Berlin")
+    assert site.target.plan(site.desired(), "again").empty
+    site.until(Health.SERVING)
+    list(site.target.stop())
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", site.port)) != 0
+
+
+def test_what_was_stopped_starts_again_as_it_was(site):
+    site.deploy(site.desired())
+    list(site.target.stop())
+    assert status_of(site.layout, "kiva").health is Health.STOPPED
+    list(site.target.start())
+    assert site.ask()[0] == 200
+
+
+def test_a_changed_option_replaces_one_replica_after_the_other_without_a_failed_request(site):
+    site.deploy(site.desired(2, "--answer-after", "0.05"))
+    before = {site.pid("m-0"), site.pid("m-1")}
+    with Load(site) as load:
+        site.deploy(site.desired(2, "--answer-after", "0.06"))
+    assert before.isdisjoint({site.pid("m-0"), site.pid("m-1")})
+    assert len(load.statuses) > 20
+    assert set(load.statuses) == {200}
+
+
+def test_a_killed_replica_is_not_noticed_and_comes_back(site):
+    site.deploy(site.desired(2, "--answer-after", "0.05"))
+    victim = site.pid("m-0")
+    with Load(site) as load:
+        time.sleep(0.3)
+        os.kill(victim, signal.SIGKILL)
+        time.sleep(1)
+        site.until(Health.SERVING)
+    assert set(load.statuses) == {200}
+    assert site.pid("m-0") not in {0, victim}
+
+
+def test_children_of_a_killed_replica_do_not_outlive_it(site):
+    site.deploy(site.desired(1, "--behaviour", "leaves-child"))
+    before = set(site.leftovers())
+    os.kill(site.pid("m-0"), signal.SIGKILL)
+    time.sleep(0.5)
+    site.until(Health.SERVING)
+    children = [pid for pid in site.leftovers() if b"time.sleep(600)" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(children) == 1
+    assert not set(children) & before
+
+
+def test_an_engine_that_dies_at_its_start_shows_its_last_words(site):
+    with pytest.raises(ToolError, match="engine m-0 dies at its start: ValueError: no such weights") as caught:
+        site.deploy(site.desired(1, "--behaviour", "dies"))
+    assert any("no such weights" in line for line in caught.value.details)
+    assert "kivactl logs m-0" in caught.value.hint
+
+
+def test_an_engine_that_never_generates_is_given_up_in_time(site):
+    with pytest.raises(NotReadyError, match="generated no token within 2 s"):
+        site.deploy(site.desired(1, "--behaviour", "mute", ready_within_s=2.0))
+
+
+def test_a_bad_change_stops_at_the_first_replica_and_goes_back(site):
+    site.deploy(site.desired())
+    with Load(site, streams=2) as load, pytest.raises(ToolError) as caught:
+        site.deploy(site.desired(2, "--behaviour", "dies"))
+    assert "went back" in caught.value.hint
+    site.until(Health.SERVING)
+    assert set(load.statuses) == {200}
+
+
+def test_a_dead_supervisor_is_replaced_and_nothing_runs_twice(site):
+    site.deploy(site.desired())
+    supervisor = int((site.layout.run / "supervisor.pid").read_text())
+    os.kill(supervisor, signal.SIGKILL)
+    site.deploy(site.desired())
+    assert site.ask()[0] == 200
+    engines = [pid for pid in site.leftovers() if STAND_IN.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(engines) == 2
+
+
+def test_a_stale_pid_file_of_an_earlier_boot_does_no_harm(site):
+    (site.layout.run / "supervisor.pid").write_text("1\n")
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(site.layout.supervisor_socket))
+    site.deploy(site.desired(1))
+    assert site.ask()[0] == 200
+
+
+@pytest.mark.parametrize("after", range(1, 9))
+def test_a_deploy_killed_at_any_step_is_gone_on_with(site, after):
+    for count, _ in enumerate(site.target.apply(site.desired()), start=1):
+        if count == after:
+            break
+    site.deploy(site.desired())
+    assert site.ask()[0] == 200
+    assert site.target.plan(site.desired(), "again").empty
+
+
+def test_fewer_and_more_replicas(site):
+    site.deploy(site.desired(1))
+    plan = site.target.plan(site.desired(2), "grow")
+    assert [(change.verb, change.subject) for change in plan.changes] == [(Verb.CREATE, "engine m-1")]
+    site.deploy(site.desired(2))
+    outcomes = site.deploy(site.desired(1))
+    assert any(outcome.step == "engine m-1" and outcome.message == "removed" and outcome.status is Status.DONE for outcome in outcomes)
+    assert site.ask()[0] == 200
