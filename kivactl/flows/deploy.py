@@ -252,9 +252,6 @@ def _validate_gateway(deployment: Deployment, desired: Desired) -> None:
     if read_release(layout.release).gateway == {path.name: digest(content) for path, content in desired.files.items()}:
         return
     files = gateway_files(layout, deployment.platform)
-    for model, replicas in desired.replicas.items():
-        if not files.endpoints(model).exists():
-            files.endpoints(model).write_text(json.dumps(desired.endpoints(model, layout, replicas)))
     content = desired.files
     whole = gateway.validation_for(content[files.bootstrap], content[files.listeners], content[files.clusters], content[files.certificate_secret])
     config = layout.gateway / "validation.json"

@@ -21,6 +21,8 @@ _LARGEST_FILE_BYTES = 2**20
 _MOST_VALUES = 100_000
 """Stops aliases that multiply; a spec of a thousand models has a tenth of it."""
 
+_KNOWN_TAGS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -84,6 +86,23 @@ def path_of(steps: tuple[str | int, ...]) -> str:
     for step in steps:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
     return text
+
+
+def shown(value: Any) -> str:
+    """A value in a sentence: text in quotes, long ones shortened, YAML's words for the others."""
+    match value:
+        case None:
+            return "empty"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+        case str():
+            return f"'{value[:60]}...'" if len(value) > 60 else f"'{value}'"
+        case _:
+            return str(value)
 
 
 def read(path: Path) -> tuple[Node | None, list[Fault]]:
@@ -227,6 +246,8 @@ class _Builder:
             return Node(None, place)
         self._open.append(node)
         try:
+            if str(node.tag) not in _KNOWN_TAGS:
+                self._fault(place, steps, f"the tag {node.tag} is not known here")
             if isinstance(node, MappingNode):
                 return self._mapping(node, steps, place)
             children = [self.build(child, (*steps, index), child.start_mark.line + 1) for index, child in enumerate(node.value)]
@@ -244,8 +265,8 @@ class _Builder:
                 merged += self._merged(value, steps, line)
                 continue
             if not isinstance(key.value, str) or str(key.tag) != "tag:yaml.org,2002:str":
-                shown = f"'{key.value}'" if isinstance(key.value, str) else "a list or mapping"
-                self._fault(Place(self._path, line), steps, f"a key must be text, not {shown}")
+                found = shown(key.value) if isinstance(key.value, str) else "a list or mapping"
+                self._fault(Place(self._path, line), steps, f"a key must be text, not {found}")
                 continue
             if key.value in values:
                 self._fault(Place(self._path, line), (*steps, key.value), f"stands here a second time (first in line {keys[key.value].line})")
@@ -273,7 +294,7 @@ class _Builder:
         try:
             value = self._constructor.construct_object(node)
         except (YAMLError, ValueError, OverflowError):
-            self._fault(place, steps, f"'{node.value}' cannot be read as {str(node.tag).rpartition(':')[2]}")
+            self._fault(place, steps, f"{shown(node.value)} cannot be read as {str(node.tag).rpartition(':')[2]}")
             return None
         if isinstance(value, (str, int, float, bool)) or value is None:
             return value

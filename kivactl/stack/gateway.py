@@ -93,13 +93,13 @@ def bootstrap_for(platform: Platform, files: Files) -> Json:
 
 
 def validation_for(bootstrap: Json, listeners: Json, clusters: Json, certificate: Json) -> Json:
-    """All parts in one static configuration, for `envoy --mode validate`, which does not read the watched files."""
+    """All parts in one static configuration that reads no watched file, for `envoy --mode validate`."""
     return {
-        **{key: value for key, value in bootstrap.items() if key != "dynamic_resources"},
+        **_without(bootstrap, "dynamic_resources"),
         "static_resources": {
-            "listeners": [_plain(resource) for resource in listeners["resources"]],
-            "clusters": [_plain(resource) for resource in clusters["resources"]],
-            "secrets": [_plain(resource) for resource in certificate["resources"]],
+            "listeners": [_without(resource, "@type", "sds_config") for resource in listeners["resources"]],
+            "clusters": [{**_without(resource, "@type", "eds_cluster_config"), "type": "STATIC"} for resource in clusters["resources"]],
+            "secrets": [_without(resource, "@type") for resource in certificate["resources"]],
         },
     }
 
@@ -409,8 +409,14 @@ def _access_log() -> Json:
     }
 
 
-def _plain(resource: Json) -> Json:
-    return {key: value for key, value in resource.items() if key != "@type"}
+def _without(value: Any, *keys: str) -> Any:
+    """A copy without some keys: `@type` at the top only, for inside it says what a filter is; the others anywhere."""
+    if isinstance(value, list):
+        return [_without(entry, *keys) for entry in value]
+    if isinstance(value, dict):
+        deeper = tuple(key for key in keys if key != "@type")
+        return {key: _without(entry, *deeper) for key, entry in value.items() if key not in keys}
+    return value
 
 
 def _metadata(key: str, value: Json) -> Json:

@@ -114,8 +114,6 @@ def test_envoy_accepts_whatever_the_spec_allows(tmp_path, models, tenants, reque
     whole = gateway.validation_for(
         gateway.bootstrap_for(spec, where), gateway.listeners_for(spec, where, JWKS), gateway.clusters_for(spec, where), gateway.certificate_for(where)
     )
-    for model in models:
-        where.endpoints(model).write_text(json.dumps(gateway.endpoints_for(model, [gateway.Replica("a", tmp_path / "a.sock")])))
     config = tmp_path / "whole.json"
     config.write_text(json.dumps(whole))
     envoy.validate(envoy.find_envoy(), config)
