@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kivactl.plan import Outcome, Status
+from kivactl.plan import Outcome
 
 
 class Journal:
@@ -34,7 +34,7 @@ class Journal:
     def record(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
         """Pass outcomes through, writing each (but mere progress) to disk before it is passed on."""
         for outcome in outcomes:
-            if outcome.status is not Status.PROGRESS:
+            if not outcome.passing:
                 self._write(outcome.as_dict())
             yield outcome
 

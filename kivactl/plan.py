@@ -110,6 +110,11 @@ class Outcome:
     data: dict[str, Any] = field(default_factory=dict)
     happened_at: datetime = field(default_factory=_now)
 
+    @property
+    def passing(self) -> bool:
+        """Whether it is of the moment only: shown, not kept."""
+        return self.status is Status.PROGRESS
+
     def as_dict(self) -> dict[str, Any]:
         """The outcome as JSON-ready data."""
         return {

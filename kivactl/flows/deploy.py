@@ -18,11 +18,11 @@ from kivactl.stack import gateway, sizing, tokens
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.engine import Share
 from kivactl.stack.layout import Layout
-from kivactl.targets.desired import Desired, Weights, desired_for, gateway_files
-from kivactl.targets.local import LocalTarget
+from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url, gateway_files
 from kivactl.targets.lock import held
 from kivactl.targets.release import read_release
 from kivactl.targets.status import GATEWAY
+from kivactl.targets.target import Target, open_target
 from kivactl.tools import envoy, machine
 from kivactl.tools.clock import Clock
 from kivactl.tools.models import ModelStore, Prepared
@@ -52,8 +52,13 @@ class Deployment:
         return self.loaded.platform
 
     @property
-    def target(self) -> LocalTarget:
-        return LocalTarget(self.layout, self.clock)
+    def endpoint(self) -> str:
+        """Base URL for clients."""
+        return endpoint_url(self.platform)
+
+    @property
+    def target(self) -> Target:
+        return open_target(self.platform.target, self.layout, self.clock)
 
 
 def plan_deploy(deployment: Deployment) -> Plan:
@@ -68,10 +73,7 @@ def plan_deploy(deployment: Deployment) -> Plan:
         raise PreconditionError(f"this machine is not provisioned for '{platform.name}'", "kivactl provision")
     prepared = _prepared(deployment)
     missing = [model for model in platform.models if model.name not in prepared]
-    if missing:
-        plan = _plan_before_preparation(title, missing, platform, deployment.layout)
-    else:
-        plan = deployment.target.plan(_desired(deployment, prepared), title)
+    plan = _plan_before_preparation(title, missing, platform, deployment.layout) if missing else deployment.target.plan(_desired(deployment, prepared), title)
     if not plan.empty:
         _refuse_taken_port(deployment)
         if not missing:
@@ -126,9 +128,8 @@ def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = Non
         issued_at=datetime.now(UTC),
         lifetime=lifetime,
     )
-    host = "127.0.0.1" if platform.gateway.address == "0.0.0.0" else platform.gateway.address  # noqa: S104  (asked for, not bound)
     ca = layout.ca_certificate if platform.gateway.tls.certificate is None else None
-    return Endpoint(f"https://{host}:{platform.gateway.port}/v1", token, ca, platform.models[0].name)
+    return Endpoint(endpoint_url(platform), token, ca, platform.models[0].name)
 
 
 def _steps(deployment: Deployment) -> Iterator[Outcome]:

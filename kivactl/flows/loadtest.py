@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,13 @@ def run_loadtest(endpoint: Endpoint, scenario: Scenario, service_levels: Service
     began_s = clock.now_s()
     yield Outcome(step, Status.STARTED, f"{scenario.concurrency} users on '{endpoint.model}'")
     try:
-        for event in run.watch(endpoint):
-            outcome = run.take(event)
-            if outcome is not None:
-                message, data = outcome
-                yield Outcome(step, Status.PROGRESS, message, clock.now_s() - began_s, data)
+        # Closed before the records are read: leaving early must have ended the child by then.
+        with closing(run.watch(endpoint)) as events:
+            for event in events:
+                progress = run.take(event)
+                if progress is not None:
+                    message, facts = progress
+                    yield Outcome(step, Status.PROGRESS, message, clock.now_s() - began_s, facts)
     except KeyboardInterrupt:
         run.is_interrupted = True
     except GeneratorExit:
@@ -69,7 +71,7 @@ def run_loadtest(endpoint: Endpoint, scenario: Scenario, service_levels: Service
         raise
     except ToolError as error:
         if not run.has_spawned:
-            raise
+            raise ToolError(run.broken or error.message, error.hint, error.details) from None
         run.broken = run.broken or f"the load generator did not finish: {error.message}"
     summary = run.conclude()
     message = f"{summary.requests} requests, {summary.requests - summary.succeeded} failed, {summary.output_tokens_per_s:.1f} tokens/s"
@@ -111,16 +113,14 @@ class _Run:
     is_complete: bool = False
     is_interrupted: bool = False
     broken: str = ""
-    last_progress: dict[str, Any] = field(default_factory=dict)
 
-    def watch(self, endpoint: Endpoint) -> Iterator[dict[str, Any]]:
+    def watch(self, endpoint: Endpoint) -> Generator[dict[str, Any], None, None]:
+        """Start the child and pass its events on."""
         work = self.assignment
         command = locust.command_for(_USER_FILE, users=work.concurrency)
         env = {FOLDER_VARIABLE: str(self.files.path), TOKEN_VARIABLE: endpoint.token.reveal()}
         timeout_s = work.warm_up_s + work.duration_s + work.timeout_s + _GRACE_S
-        # Closed before anyone reads the records: leaving early must have ended the child by then.
-        with closing(locust.watch(command, cwd=self.files.path, env=env, timeout_s=timeout_s)) as events:  # type: ignore[type-var]
-            yield from events
+        return locust.watch(command, cwd=self.files.path, env=env, timeout_s=timeout_s)
 
     def take(self, event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
         """Note an event; returns message and data where it is worth showing."""

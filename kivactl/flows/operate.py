@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from kivactl.errors import CheckError, PreconditionError
+from kivactl.errors import CheckError
 from kivactl.flows.deploy import Deployment, endpoint_for
 from kivactl.plan import Outcome, Status
-from kivactl.targets.release import read_release
+from kivactl.targets.lock import held
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools import leftovers, machine
 
@@ -46,6 +46,14 @@ def answer(deployment: Deployment, prompt: str, max_tokens: int) -> Iterator[Out
     yield Outcome("answer", Status.DONE, "a token came through the gateway", deployment.clock.now_s() - started_s, {"characters": len(text)})
 
 
+def purge(deployment: Deployment) -> None:
+    """Remove the state folder of a stopped platform; tokens issued before become worthless."""
+    import shutil
+
+    with held(deployment.layout.lock, "purge"):
+        shutil.rmtree(deployment.layout.state)
+
+
 def nothing_left(deployment: Deployment) -> Iterator[Outcome]:
     """Check that no process, socket or port of the platform is left.
 
@@ -60,13 +68,3 @@ def nothing_left(deployment: Deployment) -> Iterator[Outcome]:
     gateway = deployment.platform.gateway
     holder = machine.holder_of(gateway.address, gateway.port)
     yield Outcome("check", Status.DONE, "nothing is left" if holder is None else f"nothing of ours is left; port {gateway.port} is now held by {holder}")
-
-
-def require_deployed(deployment: Deployment) -> None:
-    """Raise unless something is deployed.
-
-    Raises:
-        PreconditionError: Nothing is.
-    """
-    if not read_release(deployment.layout.release).processes:
-        raise PreconditionError("nothing is deployed here", "kivactl deploy")

@@ -214,7 +214,10 @@ class Client:
 
 
 def _is_stale(stream: socket.socket) -> bool:
-    """Whether the other side has closed an idle connection. Asked of the kernel: Locust's patched `poll` may not look, and `select` fails from descriptor 1024 on."""
+    """Whether the other side has closed an idle connection.
+
+    Asked of the kernel: the `poll` that Locust patches in need not look at once, and `select` fails from descriptor 1024 on.
+    """
     state: int = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     return state != _TCP_ESTABLISHED
 

@@ -173,7 +173,7 @@ def summary_for(records: Iterable[Record], window: Window | None, levels: Servic
         generator_lag_p99_ms=lag_ms,
         service_levels=verdicts_for(levels, ttft_s, tpot_s, error_ratio, succeeded=len(good)),
         warnings=tuple(_warnings(good, tokens_per_event, lag_ms, levels)),
-        invalid=_invalid(conditions, len(good) + len(bad), ttft_s),
+        invalid=_invalid(conditions, len(good) + len(bad), ttft_s, window_s),
         interrupted=conditions.is_interrupted,
     )
 
@@ -235,9 +235,11 @@ def _warnings(good: Sequence[Record], tokens_per_event: float | None, lag_ms: fl
         yield f"the load generator was up to {lag_ms:.1f} ms late (p99): it shares its processors with something busy, and times are too long by as much"
 
 
-def _invalid(conditions: Conditions, requests: int, ttft_s: Distribution | None) -> str | None:
+def _invalid(conditions: Conditions, requests: int, ttft_s: Distribution | None, window_s: float) -> str | None:
     if conditions.broken:
         return conditions.broken
+    if not requests and window_s and not conditions.is_interrupted:
+        return f"no request began within the measured {window_s:.1f} s: answers take longer than that, so measure for longer"
     if not requests:
         return "no request was measured"
     lag_ms = conditions.generator_lag_p99_ms

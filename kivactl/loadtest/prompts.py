@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-_WORDS = (
-    "river stone cloud garden letter window market bridge engine forest silver morning paper winter signal harbour "
-    "teacher island candle mountain station orange copper village shadow number planet circle basket feather museum "
-    "kitchen thunder valley mirror journey pencil season castle desert farmer ribbon spring ticket corner meadow "
-    "anchor button camera dragon finger guitar hammer jacket ladder magnet needle pocket rabbit saddle tunnel velvet "
-    "wagon yellow quiet narrow gentle ancient simple distant bright hollow steady broken hidden careful golden rapid "
-    "walks carries follows opens builds crosses answers gathers measures remembers paints watches borrows returns "
-    "before after under over beside between toward without because although while until then there where every "
-    "several another nothing always seldom perhaps together apart again"
-).split()
+_TEXT = """
+river stone cloud garden letter window market bridge engine forest silver morning paper winter signal harbour
+teacher island candle mountain station orange copper village shadow number planet circle basket feather museum
+kitchen thunder valley mirror journey pencil season castle desert farmer ribbon spring ticket corner meadow
+anchor button camera dragon finger guitar hammer jacket ladder magnet needle pocket rabbit saddle tunnel velvet
+wagon yellow quiet narrow gentle ancient simple distant bright hollow steady broken hidden careful golden rapid
+walks carries follows opens builds crosses answers gathers measures remembers paints watches borrows returns
+before after under over beside between toward without because although while until then there where every
+several another nothing always seldom perhaps together apart again
+"""
+_WORDS = _TEXT.split()
 
 
 def prompt_for(prompts: Sequence[str], prompt_words: int | None, seed: int, index: int) -> str:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedBase
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kivactl import root
 from kivactl.errors import SpecError, UsageError
 from kivactl.loadtest.assignment import Assignment
+from kivactl.spec.document import Fault, Node, Place, read
+from kivactl.spec.faults import validated
 from kivactl.spec.platform import Name
 from kivactl.spec.quantities import Duration
 from kivactl.stack.endpoint import Endpoint
@@ -62,17 +60,18 @@ def load_scenario(name: str, *, duration: str | None = None, concurrency: int | 
         UsageError: There is no such scenario, or one of the other arguments is out of range.
     """
     path = _path_of(name)
-    raw = _read(path)
-    scenario = _checked(path, raw)
-    given = {"duration": duration, "concurrency": concurrency, "max_tokens": max_tokens}
-    changes = {key: value for key, value in given.items() if value is not None}
-    if not changes:
-        return scenario
-    try:
-        return Scenario.model_validate({**raw, **changes})
-    except ValidationError as error:
-        faults = tuple(f"--{_key(fault['loc']).replace('_', '-')}: {_sentence(fault)}" for fault in error.errors())
-        raise UsageError(f"the load test '{scenario.name}' cannot run like that", details=faults) from None
+    tree, faults = read(path)
+    if tree is None and not faults:
+        faults = [Fault(Place(path, 1), "", "the file is empty")]
+    scenario = None
+    if tree is not None:
+        scenario, found = validated(Scenario, tree)
+        faults += found
+    if tree is None or scenario is None or faults:
+        number = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+        in_order = sorted(faults, key=lambda fault: fault.place.line)
+        raise SpecError(f"the load test in {path} has {number}", details=tuple(str(fault) for fault in in_order))
+    return _changed(scenario, tree, {"duration": duration, "concurrency": concurrency, "max_tokens": max_tokens})
 
 
 def assignment_for(scenario: Scenario, endpoint: Endpoint) -> Assignment:
@@ -108,53 +107,15 @@ def _path_of(name: str) -> Path:
     return known[name]
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    reader = YAML(typ="rt", pure=True)
-    try:
-        raw = reader.load(path.read_text(encoding="utf-8"))
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError(f"{path} is not valid YAML", details=(f"{path}:{line}: {(error.problem or 'broken').splitlines()[0]}",)) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not valid YAML", details=(f"{path}: {str(error).splitlines()[0]}",)) from None
-    if not isinstance(raw, Mapping):
-        raise SpecError(f"{path} describes no load test", details=(f"{path}:1: expected keys such as name, concurrency and prompts",))
-    return raw
-
-
-def _checked(path: Path, raw: Mapping[str, Any]) -> Scenario:
-    try:
-        return Scenario.model_validate(raw)
-    except ValidationError as error:
-        faults = sorted((_line_of(raw, fault["loc"]), _key(fault["loc"]), _sentence(fault)) for fault in error.errors())
-        lines = tuple(f"{path}:{line}: {f'{key}: ' if key else ''}{sentence}" for line, key, sentence in faults)
-        number = "a fault" if len(lines) == 1 else f"{len(lines)} faults"
-        raise SpecError(f"the load test {path} has {number}", details=lines) from None
-
-
-def _sentence(fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        near = get_close_matches(str(fault["loc"][-1]), Scenario.model_fields, n=1)
-        return f"unknown key{f', did you mean {near[0]}?' if near else ''}"
-    if fault["type"] == "missing":
-        return "is missing"
-    message: str = fault["msg"].removeprefix("Value error, ")
-    return message[0].lower() + message[1:]
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location)
-
-
-def _line_of(raw: Any, location: tuple[int | str, ...]) -> int:
-    """The line of a key or item; of the nearest one around it when it is missing."""
-    line = 1
-    for part in location:
-        if not isinstance(raw, CommentedBase):
-            break
-        try:
-            line = (raw.lc.key(part) if isinstance(raw, Mapping) else raw.lc.item(part))[0] + 1  # type: ignore[no-untyped-call]
-            raw = raw[part]  # type: ignore[index]
-        except (KeyError, IndexError, TypeError):
-            break
-    return line
+def _changed(scenario: Scenario, tree: Node, given: dict[str, str | int | None]) -> Scenario:
+    """The scenario with what the command line says instead; checked as if the file had said it."""
+    changes = {key: value for key, value in given.items() if value is not None}
+    if not changes:
+        return scenario
+    command_line = Place(Path("command line"), 1)
+    changed = Node({**tree.value, **{key: Node(value, command_line) for key, value in changes.items()}}, tree.place, tree.keys)
+    result, faults = validated(Scenario, changed)
+    if result is None:
+        details = tuple(f"--{fault.path.replace('_', '-')}: {fault.message}" for fault in faults)
+        raise UsageError(f"the load test '{scenario.name}' cannot run like that", details=details)
+    return result

@@ -157,7 +157,8 @@ class _Run:
             return
         if written < len(line):
             self.fail("the records could not be written: no space left on the disk")
-        if not record.is_cut:
+        # What began in the warm-up and ends in the measured phase belongs to neither count.
+        if not record.is_cut and (self.phase == "warm-up" or self.window_start_ns <= record.start_ns < self.window_end_ns):
             self.requests += 1
             self.failures += record.failure is not None
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from kivactl.errors import SpecError
 
 if TYPE_CHECKING:
-    from ruamel.yaml.nodes import MappingNode, Node as YamlNode
+    from ruamel.yaml.nodes import MappingNode
+    from ruamel.yaml.nodes import Node as YamlNode
 
 _LARGEST_FILE_BYTES = 2**20
 _MOST_VALUES = 100_000
@@ -160,6 +161,21 @@ def parse(text: str, path: Path) -> tuple[Node | None, list[Fault]]:
     builder = _Builder(path, yaml.constructor)
     tree = builder.build(root, (), root.start_mark.line + 1)
     return tree, builder.faults
+
+
+def write_yaml(data: Any) -> str:
+    """JSON-ready data as YAML 1.2."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    stream = StringIO()
+    yaml.dump(data, stream)
+    return stream.getvalue()
 
 
 def merge(base: Node, overlay: Node) -> Node:

@@ -37,7 +37,12 @@ _KINDS = {
     "model_attributes_type": "a mapping",
     "none_required": "empty",
 }
-_BOUNDS = {"greater_than_equal": ("at least", "ge"), "greater_than": ("more than", "gt"), "less_than_equal": ("at most", "le"), "less_than": ("less than", "lt")}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
 
 
 def validated(model: type[M], tree: Node) -> tuple[M | None, list[Fault]]:
@@ -80,13 +85,14 @@ def validated(model: type[M], tree: Node) -> tuple[M | None, list[Fault]]:
         if len(found) < len(steps) and kind in _KINDS:
             kinds.setdefault(found, []).append(_KINDS[kind])
             continue
+        if kind == "too_short" and len(node.value) >= item["ctx"]["min_length"]:
+            continue  # pydantic counts only the entries without faults
         faults.append(Fault(node.place, path_of(found), _sentence(kind, item.get("ctx", {}), item["msg"], node.value)))
     for found, names in kinds.items():
         node = _at(tree, found)
         faults.append(Fault(node.place, path_of(found), f"must be {_either(list(dict.fromkeys(names)))}, not {shown(node.value)}"))
-    for item in errors:
-        if item["type"] == "missing" and path_of(item["loc"]) not in corrected:
-            faults.append(Fault(_at(tree, item["loc"][:-1]).place, path_of(item["loc"]), "is missing"))
+    missing = [item["loc"] for item in errors if item["type"] == "missing" and path_of(item["loc"]) not in corrected]
+    faults += [Fault(_at(tree, steps[:-1]).place, path_of(steps), "is missing") for steps in missing]
     return None, faults
 
 

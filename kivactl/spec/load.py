@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 
 from kivactl.errors import SpecError
 from kivactl.spec import document
-from kivactl.spec.document import Fault, Node
+from kivactl.spec.document import Fault, Node, Place
 
 if TYPE_CHECKING:
     from kivactl.spec.platform import Platform
 
 FILE = "kiva.yaml"
 DEFAULT_STATE = ".kiva"
+ENVIRONMENTS = ("dev", "prod", "init")
+"""The environments for which `kivactl init` has an overlay; any other name is as good."""
+
 _ENVIRONMENT = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -157,8 +160,8 @@ def overlay_path(path: Path, environment: str) -> Path:
 
 def environments(path: Path) -> list[str]:
     """The environments that have an overlay beside a base, sorted."""
-    names = (file.name.removeprefix(f"{path.stem}.").removesuffix(path.suffix) for file in path.parent.glob(f"{path.stem}.*{path.suffix}"))
-    return sorted(name for name in names if _ENVIRONMENT.fullmatch(name))
+    pattern = re.compile(rf"{re.escape(path.stem)}\.({_ENVIRONMENT.pattern}){re.escape(path.suffix)}")
+    return sorted(match[1] for file in path.parent.iterdir() if (match := pattern.fullmatch(file.name)))
 
 
 def _merged(path: Path, environment: str | None) -> tuple[Node, tuple[Path, ...], list[Fault]]:
@@ -171,16 +174,15 @@ def _merged(path: Path, environment: str | None) -> tuple[Node, tuple[Path, ...]
     broken = False
     for file in files:
         part, found = document.read(file)
-        faults += found
         if part is None and not found and file == base:
-            faults.append(Fault(document.Place(file, 1), "", "is empty; `kivactl init --force` writes a commented one"))
+            found.append(Fault(Place(file, 1), "", "is empty; `kivactl init --force` writes a commented one"))
         elif part is not None and not isinstance(part.value, dict):
-            faults.append(Fault(part.place, "", f"must be a mapping of keys such as 'name: kiva', not {document.shown(part.value)}"))
+            found.append(Fault(part.place, "", f"must be a mapping of keys such as 'name: kiva', not {document.shown(part.value)}"))
             part = None
-        elif part is not None:
-            faults += document.same_names(part)
-        broken = broken or (part is None and bool(faults))
+        broken = broken or (part is None and bool(found))
+        faults += found
         if part is not None:
+            faults += document.same_names(part)
             tree = document.merge(tree, part) if tree else part
     if tree is None or broken:
         raise _spec_error(path, files, faults)
@@ -193,9 +195,10 @@ def _existing_overlay(base: Path, environment: str) -> Path:
         return overlay
     found = environments(base) if base.exists() else []
     near = difflib.get_close_matches(environment, found, n=1)
+    advice = f"kivactl init --env {environment}" if environment in ENVIRONMENTS else f"write {overlay} with what differs"
     raise SpecError(
         f"there is no overlay {overlay.name} for the environment '{environment}' beside {base.name}",
-        f"did you mean --env {near[0]}?" if near else f"kivactl init --env {environment}",
+        f"did you mean --env {near[0]}?" if near else advice,
         tuple(f"found: {overlay_path(base, name).name}" for name in found),
     )
 
@@ -208,7 +211,8 @@ def _spec_error(path: Path, files: tuple[Path, ...], faults: list[Fault]) -> Spe
 
 def _with_absolute_paths(platform: Platform, folder: Path) -> Platform:
     models = tuple(
-        model.model_copy(update={"source": f"path:{resolved(model.source_name, folder)}"}) if model.source_kind == "path" else model for model in platform.models
+        model.model_copy(update={"source": f"path:{resolved(model.source_name, folder)}"}) if model.source_kind == "path" else model
+        for model in platform.models
     )
     tls = platform.gateway.tls
     files = {key: str(resolved(value, folder)) for key, value in (("certificate", tls.certificate), ("key", tls.key)) if value is not None}

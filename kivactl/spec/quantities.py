@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
+_SIZE = re.compile(rf"({_NUMBER})\s*([A-Za-z]+)")
+_DURATION_PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
 
 
 def parse_bytes(text: str) -> int:
@@ -29,7 +31,7 @@ def parse_bytes(text: str) -> int:
     if match is None or match[2] not in _BYTES:
         msg = f"'{text}' is not a size: write a number and a unit, such as 16GiB or 500MB"
         raise ValueError(msg)
-    return int(float(match[1]) * _BYTES[match[2]])
+    return int(Decimal(match[1]) * _BYTES[match[2]])
 
 
 def parse_duration(text: str) -> float:
@@ -48,7 +50,7 @@ def parse_duration(text: str) -> float:
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
         msg = f"'{text}' is not a duration: write numbers and units, such as 90s, 10m or 1h30m"
         raise ValueError(msg)
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    return float(sum(Decimal(number) * Decimal(str(_SECONDS[unit])) for number, unit in parts))
 
 
 def format_bytes(size_bytes: int) -> str:
@@ -61,7 +63,7 @@ def format_bytes(size_bytes: int) -> str:
 
 def format_duration(duration_s: float) -> str:
     """The form people write: `1h30m`, `90s` becomes `1m30s`, `250ms`."""
-    if duration_s < 1:
+    if duration_s < 0.9995:
         return f"{round(duration_s * 1000)}ms"
     text, rest = "", round(duration_s)
     for unit in ("d", "h", "m", "s"):
@@ -70,32 +72,52 @@ def format_duration(duration_s: float) -> str:
     return text
 
 
+def write_bytes(size_bytes: int) -> str:
+    """The shortest form that `parse_bytes` reads back exactly: `1536MiB`, `500MB`, `12B`."""
+    if size_bytes == 0:
+        return "0B"
+    count, _, unit = min((size_bytes // factor, -factor, unit) for unit, factor in _BYTES.items() if size_bytes % factor == 0)
+    return f"{count}{unit}"
+
+
+def write_duration(duration_s: float) -> str:
+    """A form that `parse_duration` reads back exactly: `1h30m`, `0.5ms`, `90.25s` becomes `1m30.25s`."""
+    exact = Decimal(str(duration_s))
+    if exact < 1:
+        return f"{(exact * 1000).normalize():f}ms"
+    text, rest = "", exact
+    for unit in ("d", "h", "m"):
+        count, rest = divmod(rest, int(_SECONDS[unit]))
+        text += f"{count:f}{unit}" if count else ""
+    return text + (f"{rest.normalize():f}s" if rest else "")
+
+
 def _bytes_before(value: Any) -> Any:
     if isinstance(value, str):
         return parse_bytes(value)
-    msg = f"'{value}' has no unit: write for instance 16GiB or 500MB"
+    msg = "is empty: write for instance 16GiB or 500MB" if value is None else f"'{value}' has no unit: write for instance 16GiB or 500MB"
     raise ValueError(msg)
 
 
 def _duration_before(value: Any) -> Any:
     if isinstance(value, str):
         return parse_duration(value)
-    msg = f"'{value}' has no unit: write for instance 90s or 10m"
+    msg = "is empty: write for instance 90s or 10m" if value is None else f"'{value}' has no unit: write for instance 90s or 10m"
     raise ValueError(msg)
 
 
 Bytes = Annotated[
     int,
     BeforeValidator(_bytes_before),
-    PlainSerializer(format_bytes, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)$", "examples": ["16GiB", "500MB"]}),
+    PlainSerializer(write_bytes, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,18}(\.[0-9]{1,18})?\s*(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)$", "examples": ["16GiB", "500MB"]}),
 ]
 """A size in bytes, written with its unit."""
 
 Duration = Annotated[
     float,
     BeforeValidator(_duration_before),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|m|h|d))+$", "examples": ["90s", "1h30m"]}),
+    PlainSerializer(write_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^([0-9]{1,18}(\.[0-9]{1,18})?(ms|s|m|h|d))+$", "examples": ["90s", "1h30m"]}),
 ]
 """A duration in seconds, written with its units."""

@@ -1,7 +1,6 @@
-"""Tokens: JSON Web Tokens signed with ES256, and the public keys that check them. Pure.
+"""Tokens: JWTs signed with ES256. The gateway checks them with the public half of the key; it holds no secret.
 
-The gateway checks tokens with public keys alone, so it holds no secret that could leak.
-Source: RFC 7519 (JWT), RFC 7517 (JWK), RFC 7638 (thumbprint).
+There is no `nbf`: a clock that jumps back must not shut out a token just issued.
 """
 
 from __future__ import annotations
@@ -11,62 +10,116 @@ import hashlib
 import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kivactl.errors import PreconditionError
+from kivactl.stack.gateway import AUDIENCE
 from kivactl.stack.secret import Secret
 
-AUDIENCE = "kiva"
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+
+ALGORITHM = "ES256"
+_COORDINATE_BYTES = 32
 
 
 def jwks_for(keys: Iterable[bytes]) -> dict[str, Any]:
-    """The JSON Web Key Set of some private keys (PEM): their public halves, each named by its thumbprint."""
-    return {"keys": [_jwk(key) for key in keys]}
+    """The public keys as a JSON Web Key Set.
+
+    Args:
+        keys: PEM of public keys, or of private ones, of which only the public half is taken; the newest first.
+
+    Returns:
+        `{"keys": [...]}` in the order given, each key once.
+
+    Raises:
+        PreconditionError: One is not a key for ES256.
+    """
+    unique = {jwk["kid"]: jwk for jwk in map(_jwk, map(_public_key, keys))}
+    return {"keys": list(unique.values())}
 
 
 def issue(
-    key: bytes, *, platform: str, tenant: str, name: str, token_id: str, issued_at: datetime, lifetime: timedelta | None
+    key: bytes,
+    *,
+    platform: str,
+    tenant: str,
+    name: str,
+    token_id: str,
+    issued_at: datetime,
+    lifetime: timedelta | None,
 ) -> Secret:
     """Sign a token.
 
-    There is no `nbf`: a clock that jumps backwards must not make a fresh token invalid.
-
     Args:
-        key: Private key, PEM, ES256.
-        platform: Becomes the issuer `kiva:<platform>`.
+        key: PEM of the private key.
+        platform: Whose token it is: the issuer is `kiva:<platform>`.
         tenant: The subject.
-        name: What the token is for, in the words of who asked for it.
-        token_id: Unique; how the token is listed and revoked.
-        issued_at: Aware UTC.
-        lifetime: Until it expires; None for never.
+        name: What the token is for, for people.
+        token_id: Unique; by it the token is recognised in the gateway's log.
+        issued_at: Aware time.
+        lifetime: How long it is valid; None for no end.
+
+    Raises:
+        PreconditionError: The key is not a private key for ES256.
+        ValueError: `issued_at` is naive, or the lifetime is not positive.
     """
+    if issued_at.tzinfo is None or (lifetime is not None and lifetime <= timedelta(0)):
+        msg = "a token needs an aware time of issue and a positive lifetime"
+        raise ValueError(msg)
     import jwt
 
-    claims: dict[str, Any] = {
-        "iss": f"kiva:{platform}",
-        "aud": AUDIENCE,
-        "sub": tenant,
-        "jti": token_id,
-        "name": name,
-        "iat": int(issued_at.timestamp()),
-    }
+    private = _private_key(key)
+    issued_s = int(issued_at.timestamp())
+    claims: dict[str, Any] = {"iss": f"kiva:{platform}", "aud": AUDIENCE, "sub": tenant, "jti": token_id, "name": name, "iat": issued_s}
     if lifetime is not None:
-        claims["exp"] = int((issued_at + lifetime).timestamp())
-    return Secret(jwt.encode(claims, key.decode(), algorithm="ES256", headers={"kid": _jwk(key)["kid"]}))
+        claims["exp"] = issued_s + max(1, int(lifetime.total_seconds()))
+    return Secret(jwt.encode(claims, private, algorithm=ALGORITHM, headers={"kid": _jwk(private.public_key())["kid"]}))
 
 
-def _jwk(key: bytes) -> dict[str, Any]:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+def _jwk(key: EllipticCurvePublicKey) -> dict[str, str]:
+    """The key with its RFC 7638 thumbprint: the hash of the required members, in this order, without blanks."""
+    numbers = key.public_numbers()
+    members = {"crv": "P-256", "kty": "EC", "x": _coordinate(numbers.x), "y": _coordinate(numbers.y)}
+    thumbprint = hashlib.sha256(json.dumps(members, separators=(",", ":")).encode()).digest()
+    return {**members, "alg": ALGORITHM, "use": "sig", "kid": _base64url(thumbprint)}
+
+
+def _private_key(pem: bytes) -> EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    private = load_pem_private_key(key, password=None)
-    if not isinstance(private, EllipticCurvePrivateKey):
-        msg = "the signing key is no elliptic-curve key"
-        raise ValueError(msg)
-    numbers = private.public_key().public_numbers()
-    required = {"crv": "P-256", "kty": "EC", "x": _base64(numbers.x), "y": _base64(numbers.y)}
-    thumbprint = hashlib.sha256(json.dumps(required, sort_keys=True, separators=(",", ":")).encode()).digest()
-    return {**required, "alg": "ES256", "use": "sig", "kid": base64.urlsafe_b64encode(thumbprint).rstrip(b"=").decode()}
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError):
+        raise _damaged() from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _damaged()
+    return key
 
 
-def _base64(number: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes(32, "big")).rstrip(b"=").decode()
+def _public_key(pem: bytes) -> EllipticCurvePublicKey:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    if b"PRIVATE KEY" in pem:
+        return _private_key(pem).public_key()
+    try:
+        key = load_pem_public_key(pem)
+    except ValueError:
+        raise _damaged() from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _damaged()
+    return key
+
+
+def _damaged() -> PreconditionError:
+    return PreconditionError("the key for tokens is damaged or not for ES256 (ECDSA on P-256)", "kivactl provision")
+
+
+def _coordinate(number: int) -> str:
+    return _base64url(number.to_bytes(_COORDINATE_BYTES, "big"))
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -107,7 +107,6 @@ def desired_for(
                 share=shares[model.name][index],
                 ready_within_s=ready.ready_within_s,
             )
-    host = "127.0.0.1" if platform.gateway.address == "0.0.0.0" else platform.gateway.address  # noqa: S104  (asked for, not bound)
     return Desired(
         processes=processes,
         replicas=replicas,
@@ -117,8 +116,15 @@ def desired_for(
             files.clusters: gateway.clusters_for(platform, files),
             files.listeners: gateway.listeners_for(platform, files, jwks),
         },
-        endpoint=f"https://{host}:{platform.gateway.port}/v1",
+        endpoint=endpoint_url(platform),
     )
+
+
+def endpoint_url(platform: Platform) -> str:
+    """Base URL for clients on this machine; a wildcard address is reached over loopback."""
+    address = platform.gateway.address
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104  (asked for, not bound)
+    return f"https://{host}:{platform.gateway.port}/v1"
 
 
 def definition(process: Process) -> Json:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kivactl.errors import PreconditionError
-from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
+from kivactl.plan import Outcome, Plan, Status, digest
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Desired, changes_between, desired_from
 from kivactl.targets.release import Release, read_release, write_release
@@ -66,23 +66,10 @@ class LocalTarget:
         release.spec_digest, release.deployed_at = spec_digest, deployed_at
         write_release(self.layout.release, release)
 
-    def plan_start(self, title: str) -> Plan:
-        """What `start` would start."""
-        release = self._deployed()
-        alive = self.alive()
-        return Plan(title, tuple(Change(Verb.START, _subject(name)) for name in release.processes if name not in alive))
-
     def start(self) -> Iterator[Outcome]:
         """Start what was deployed, as it was deployed; what runs stays untouched."""
         release = self._deployed()
         yield from self._rollout(desired_from(release), release).run()
-
-    def plan_stop(self, title: str) -> Plan:
-        """What `stop` would stop."""
-        alive = self.alive()
-        disruption = "no answers until the platform is started again"
-        changes = tuple(Change(Verb.STOP, _subject(name), disruption=disruption if name == GATEWAY else "") for name in sorted(alive))
-        return Plan(title, changes)
 
     def stop(self) -> Iterator[Outcome]:
         """Stop everything: new requests are refused, those in work are finished, then the processes end.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def parse_event(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def watch(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float) -> Iterator[dict[str, Any]]:
+def watch(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float) -> Generator[dict[str, Any], None, None]:
     """Run Locust and yield its events as they come; leaving the loop early ends it.
 
     Args:

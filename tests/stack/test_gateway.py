@@ -125,7 +125,23 @@ def certificate(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("certificate")
     process.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"]
-        + ["-days", "2", "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"]
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=localhost",
+            "-days",
+            "2",
+            "-keyout",
+            folder / "key.pem",
+            "-out",
+            folder / "certificate.pem",
+        ]
     )
     return folder / "certificate.pem", folder / "key.pem"

@@ -11,7 +11,11 @@ from kivactl.tools import process
 
 
 def test_the_second_is_told_who_holds_it(tmp_path):
-    with held(tmp_path / "lock", "deploy"), pytest.raises(PreconditionError, match=rf"'deploy' of .* \(pid {os.getpid()}, since"), held(tmp_path / "lock", "stop"):
+    with (
+        held(tmp_path / "lock", "deploy"),
+        pytest.raises(PreconditionError, match=rf"'deploy' of .* \(pid {os.getpid()}, since"),
+        held(tmp_path / "lock", "stop"),
+    ):
         pass
 
 

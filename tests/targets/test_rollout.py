@@ -40,8 +40,26 @@ class Site:
         for path in (self.layout.state, self.layout.run, self.layout.gateway, self.layout.tls, self.layout.logs, self.layout.signing_key.parent):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         process.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
-            + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", self.layout.certificate_key, "-out", self.layout.certificate]
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-subj",
+                "/CN=localhost",
+                "-days",
+                "2",
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+                "-keyout",
+                self.layout.certificate_key,
+                "-out",
+                self.layout.certificate,
+            ]
         )
         process.run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", self.layout.signing_key])
         self.port = port
@@ -66,7 +84,14 @@ class Site:
         )
         for name, engine in what.processes.items():
             if name != GATEWAY:
-                argv = (*launcher(Path(sys.executable), self.layout.engine_socket(name)), sys.executable, str(STAND_IN), "--uds", str(self.layout.engine_socket(name)), *extra)
+                argv = (
+                    *launcher(Path(sys.executable), self.layout.engine_socket(name)),
+                    sys.executable,
+                    str(STAND_IN),
+                    "--uds",
+                    str(self.layout.engine_socket(name)),
+                    *extra,
+                )
                 what.processes[name] = replace(engine, argv=argv, stop_within_s=10, settles_within_s=1)
         return what
 

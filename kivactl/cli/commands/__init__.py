@@ -1,0 +1,54 @@
+"""The commands: one module each, and one line here.
+
+A module has a function `command` (its signature is the command's, its docstring the help), or an `app` from
+`cli.group.group` when it has subcommands. A command parses, makes one call, and hands the result to the sink.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered command; the module has the command's name.
+
+    Attributes:
+        name: As typed.
+        section: Heading in the help.
+        summary: First line of the module's own help, known here so that the overview loads no module.
+    """
+
+    name: str
+    section: str
+    summary: str
+
+    @property
+    def module(self) -> str:
+        return self.name.replace("-", "_")
+
+
+_BEGIN, _RUN, _CARE = "Begin", "Run", "Care"
+
+REGISTRY = (
+    Entry("init", _BEGIN, "Write a commented kiva.yaml."),
+    Entry("spec", _BEGIN, "Check and show what the platform should be."),
+    Entry("doctor", _BEGIN, "Say what is here, what is missing and how to get it."),
+    Entry("provision", _BEGIN, "Prepare this machine: folders, certificates, tuning."),
+    Entry("up", _RUN, "Everything from nothing to a first answer."),
+    Entry("deploy", _RUN, "Make the platform what the spec says."),
+    Entry("status", _RUN, "Show how the platform is."),
+    Entry("logs", _RUN, "Show the logs of the platform's processes."),
+    Entry("chat", _RUN, "Ask a model one question."),
+    Entry("token", _RUN, "Issue a token for a tenant."),
+    Entry("down", _RUN, "Stop the platform and leave nothing behind."),
+    Entry("loadtest", _CARE, "Measure latency and throughput under load."),
+    Entry("runbook", _CARE, "Run a written procedure."),
+)
+
+
+def registered() -> tuple[Entry, ...]:
+    """The commands whose module is there, in the order of the help."""
+    folder = Path(__file__).parent
+    return tuple(entry for entry in REGISTRY if (folder / f"{entry.module}.py").is_file())

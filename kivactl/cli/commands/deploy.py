@@ -1,0 +1,35 @@
+"""`kivactl deploy`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kivactl.cli.options import common
+from kivactl.cli.site import deployment_of
+
+
+def command(
+    context: typer.Context,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Only show what would change; exit code 2 when something would.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Make the platform what the spec says, one replica at a time, and prove it with a generated token."""
+    from kivactl.flows.deploy import apply_deploy, plan_deploy
+
+    options = common(context)
+    deployment = deployment_of(options)
+    plan = plan_deploy(deployment)
+    options.sink.plan(plan, result=plan_only)
+    if plan_only:
+        raise typer.Exit(0 if plan.empty else 2)
+    if plan.empty:
+        options.sink.result({"changed": False, "endpoint": deployment.endpoint})
+        return
+    if not options.sink.confirm(f"Deploy '{deployment.platform.name}'?", yes):
+        raise typer.Exit(130)
+    outcomes = options.sink.outcomes(apply_deploy(deployment, plan))
+    result = {"changed": True, "endpoint": deployment.endpoint, "steps": [outcome.as_dict() for outcome in outcomes if not outcome.passing]}
+    options.sink.result(result, f"'{deployment.platform.name}' serves at {deployment.endpoint}")
+    options.sink.note('next: kivactl chat "What is the capital of Germany?"')

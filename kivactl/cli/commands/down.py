@@ -1,0 +1,33 @@
+"""`kivactl down`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kivactl.cli.options import common
+from kivactl.cli.site import deployment_of
+
+
+def command(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Also remove keys, certificates, logs and records: tokens issued before become worthless.")] = False,
+) -> None:
+    """Stop the platform: requests in work are finished; no process, port or temporary file stays."""
+    from kivactl.flows.operate import purge as remove
+    from kivactl.runbooks.binding import bind
+    from kivactl.runbooks.engine import plan_runbook, run_runbook
+
+    options = common(context)
+    deployment = deployment_of(options)
+    bound = bind("stop", None)
+    options.sink.plan(plan_runbook(bound))
+    also = f" and remove {deployment.layout.state}" if purge else ""
+    if not options.sink.confirm(f"Stop '{deployment.platform.name}'{also}?", yes):
+        raise typer.Exit(130)
+    options.sink.outcomes(run_runbook(bound, deployment))
+    if purge:
+        remove(deployment)
+    options.sink.result({"stopped": True, "purged": purge}, f"'{deployment.platform.name}' is down{' and its state is removed' if purge else ''}")

@@ -1,0 +1,34 @@
+"""`kivactl logs`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from kivactl.cli.options import common
+from kivactl.cli.site import layout_of
+
+
+def command(
+    context: typer.Context,
+    process: Annotated[str | None, typer.Argument(help="Name of a process as `kivactl status` shows it; all when absent.")] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+) -> None:
+    """Show the last lines of the platform's logs."""
+    from kivactl.flows.logs import followed, last_lines
+
+    options = common(context)
+    _, layout = layout_of(options)
+    found = last_lines(layout, process, lines)
+    options.sink.result(dict(found.items()), lambda: [options.sink.text(line) for line in _labelled(found)] and None)
+    if follow:
+        for name, line in followed(layout, list(found), time.sleep):
+            options.sink.text(line if len(found) == 1 else f"{name} | {line}")
+
+
+def _labelled(found: dict[str, list[str]]) -> list[str]:
+    width = max(map(len, found))
+    return [line if len(found) == 1 else f"{name.ljust(width)} | {line}" for name, lines in found.items() for line in lines]

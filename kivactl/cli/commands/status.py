@@ -1,0 +1,55 @@
+"""`kivactl status`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from kivactl.cli.options import common
+from kivactl.cli.site import layout_of
+
+_STYLES = {"serving": "green", "starting": "yellow", "draining": "yellow", "degraded": "yellow", "restarting": "red", "stopped": "red"}
+
+
+def command(
+    context: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every second until Ctrl-C.")] = False,
+) -> None:
+    """Show how the platform is: health, processes, requests in work. Exit code 6 when it does not serve."""
+    from kivactl.targets.status import Health, status_of
+
+    options = common(context)
+    name, layout = layout_of(options)
+    while True:
+        status = status_of(layout, name)
+        if watch and options.sink.coloured:
+            options.sink.text("\x1b[H\x1b[2J", end="")
+        options.sink.result(status.as_dict(), lambda: _show(options.sink, status))  # noqa: B023  (called at once)
+        if not watch:
+            break
+        time.sleep(1)
+    raise typer.Exit(0 if status.health is Health.SERVING else 6)
+
+
+def _show(sink, status) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001  (types would load what must stay unloaded)
+    from kivactl.spec.quantities import format_duration
+
+    where = f" at {status.endpoint}" if status.endpoint else ""
+    sink.text(f"{status.platform}: {status.health.value}{where}")
+    if status.components:
+        rows = [
+            (
+                component.name,
+                component.health.value,
+                component.active,
+                component.pid or "",
+                format_duration(component.uptime_s) if component.pid else "",
+                component.reason,
+            )
+            for component in status.components
+        ]
+        sink.table(("PROCESS", "HEALTH", "REQUESTS", "PID", "UP", ""), rows, _STYLES)
+    else:
+        sink.note("next: kivactl deploy")

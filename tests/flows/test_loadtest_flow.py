@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, NotReadyError, PreconditionError, ToolError
+from kivactl.flows.loadtest import run_loadtest, verdict
+from kivactl.loadtest.record import Record
+from kivactl.loadtest.scenario import Scenario
+from kivactl.plan import Outcome, Status
+from kivactl.spec.platform import ServiceLevels
+from kivactl.stack.endpoint import Endpoint
+from kivactl.stack.secret import Secret
+from kivactl.tools import locust
+from kivactl.tools.clock import Clock
+
+S = 10**9
+SCENARIO = Scenario.model_validate({"name": "test", "duration": "10s", "prompts": ["x"], "timeout": "2s", "seed": 3})
+LEVELS = ServiceLevels()
+SPAWNED = {"event": "spawned", "users": 1}
+MEASURING = {"event": "measuring", "start_ns": 10 * S, "end_ns": 20 * S}
+ENDED = {"event": "ended", "is_complete": True, "generator_lag_p99_ms": 0.3}
+PROGRESS = {"event": "progress", "phase": "measuring", "elapsed_s": 6.0, "requests": 1, "failures": 1, "tokens_per_s": 4.5, "generator_lag_p99_ms": 0.2}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    status = 200
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def do_GET(self) -> None:
+        self.reply(200, {"data": [{"id": "m"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.status != 200:
+            self.reply(self.status, {"error": {"message": "no engine"}})
+            return
+        body = b'data: {"choices": [{"delta": {"content": "x"}, "finish_reason": "length"}]}\n\ndata: [DONE]\n\n'
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def reply(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def platform(status: int = 200) -> Iterator[Endpoint]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"status": status})) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield Endpoint(f"http://127.0.0.1:{server.server_address[1]}/v1", Secret("hush"), None, "m")
+        server.shutdown()
+        thread.join(5)
+
+
+def answered(index: int, start_ns: int) -> Record:
+    return Record(index, start_ns, start_ns + S, sent_ns=start_ns, token_ns=(start_ns + S // 2, start_ns + S), completion_tokens=2, finish_reason="length")
+
+
+@pytest.fixture
+def generator(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Locust would say and write: dicts are events, records and raw text go to the spool, exceptions are raised."""
+    script: list[Any] = []
+
+    def watch(argv: tuple[str, ...], *, cwd: Path, env: dict[str, str], timeout_s: float) -> Iterator[dict[str, Any]]:
+        assert not any("hush" in word for word in argv)
+        assert "hush" in env.values()
+        for item in script:
+            if isinstance(item, (Record, str)):
+                with (cwd / "records.jsonl").open("a") as spool:
+                    spool.write(item if isinstance(item, str) else item.to_json() + "\n")
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+
+    monkeypatch.setattr(locust, "watch", watch)
+    return script
+
+
+def ran(folder: Path) -> list[Outcome]:
+    with platform() as endpoint:
+        return list(run_loadtest(endpoint, SCENARIO, LEVELS, folder, Clock()))
+
+
+def test_a_run_from_its_events_and_records(generator: list[Any], tmp_path: Path) -> None:
+    generator += [SPAWNED, answered(0, 9 * S), MEASURING, PROGRESS, answered(1, 11 * S), answered(2, 19 * S), ENDED]
+    outcomes = ran(tmp_path / "run")
+    assert [(outcome.step, outcome.status) for outcome in outcomes] == [
+        ("preflight", Status.STARTED),
+        ("preflight", Status.DONE),
+        ("load test test", Status.STARTED),
+        ("load test test", Status.PROGRESS),
+        ("load test test", Status.DONE),
+    ]
+    assert outcomes[3].message == "measuring: 1 requests, 1 failed, 4.5 tokens/s"
+    summary = outcomes[-1].data
+    assert (summary["requests"], summary["window_s"], summary["generator_lag_p99_ms"], summary["invalid"]) == (2, 10.0, 0.3, None)
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"scenario.json", "records.jsonl", "summary.json", "report.md"}
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+    assert "hush" not in (tmp_path / "run" / "scenario.json").read_text()
+    json.dumps(outcomes[-1].as_dict())
+
+
+@pytest.mark.parametrize(
+    ("events", "invalid"),
+    [
+        ([SPAWNED, MEASURING, answered(0, 12 * S), ToolError("Locust was ended by SIGKILL")], "the load generator did not finish: Locust was ended by SIGKILL"),
+        ([SPAWNED, MEASURING, answered(0, 12 * S), {**ENDED, "is_complete": False}], "the load generator was stopped before the end"),
+        ([SPAWNED, MEASURING, {"event": "failed", "reason": "the records could not be written"}], "the records could not be written"),
+        ([SPAWNED, ToolError("Locust was ended by SIGKILL")], "the load generator did not finish: Locust was ended by SIGKILL"),
+    ],
+)
+def test_a_run_that_did_not_finish_is_invalid(generator: list[Any], tmp_path: Path, events: list[Any], invalid: str) -> None:
+    generator += events
+    summary = ran(tmp_path / "run")[-1].data
+    assert summary["invalid"] == invalid
+    with pytest.raises(InvalidMeasurementError):
+        verdict(summary)
+
+
+def test_a_half_written_record_is_left_out(generator: list[Any], tmp_path: Path) -> None:
+    generator += [SPAWNED, MEASURING, answered(0, 12 * S), '{"index": 1, "sta', ToolError("Locust was ended by SIGKILL")]
+    assert ran(tmp_path / "run")[-1].data["requests"] == 1
+
+
+def test_a_generator_that_does_not_start_is_a_failed_tool(generator: list[Any], tmp_path: Path) -> None:
+    generator.append(ToolError("Locust failed with exit code 1", details=("Traceback",)))
+    with pytest.raises(ToolError) as caught:
+        ran(tmp_path / "run")
+    assert caught.value.details == ("Traceback",)
+
+
+def test_ctrl_c_leaves_what_was_measured(generator: list[Any], tmp_path: Path) -> None:
+    cut = Record(1, 13 * S, 14 * S, sent_ns=13 * S, is_cut=True)
+    generator += [SPAWNED, MEASURING, answered(0, 12 * S), cut, KeyboardInterrupt()]
+    summary = ran(tmp_path / "run")[-1].data
+    assert (summary["interrupted"], summary["requests"], summary["cut"], summary["window_s"]) == (True, 1, 1, 4.0)
+    with pytest.raises(Interrupted, match="1 requests were measured"):
+        verdict(summary)
+
+
+def test_leaving_early_writes_the_report(generator: list[Any], tmp_path: Path) -> None:
+    generator += [SPAWNED, MEASURING, answered(0, 12 * S), PROGRESS, PROGRESS]
+    with platform() as endpoint:
+        outcomes = run_loadtest(endpoint, SCENARIO, LEVELS, tmp_path / "run", Clock())
+        while next(outcomes).status is not Status.PROGRESS:
+            pass
+        outcomes.close()  # type: ignore[attr-defined]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["interrupted"] is True
+
+
+def test_verdicts(generator: list[Any], tmp_path: Path) -> None:
+    generator += [SPAWNED, MEASURING, answered(0, 12 * S), ENDED]
+    met = ran(tmp_path / "run")[-1].data
+    levels = [{"name": name, "limit": 0.1, "measured": 0.05, "met": True} for name in ("ttft_p95", "tpot_p95", "error_ratio")]
+    verdict({**met, "service_levels": levels})
+    missed = [{**levels[0], "measured": 0.25, "met": False}, {**levels[1], "measured": None, "met": False}, {**levels[2], "measured": 0.5, "met": False}]
+    with pytest.raises(CheckError) as caught:
+        verdict({**met, "service_levels": missed})
+    assert caught.value.exit_code == 6
+    assert caught.value.details == (
+        "ttft_p95: 250 ms, promised 100 ms",
+        "tpot_p95: nothing to measure, promised 100 ms",
+        "error_ratio: 50.00 %, promised 10.00 %",
+    )
+    assert caught.value.hint == f"see {tmp_path / 'run' / 'report.md'}"
+
+
+def test_an_endpoint_that_is_down_is_one_sentence(generator: list[Any], tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        endpoint = Endpoint(f"http://127.0.0.1:{unused.getsockname()[1]}/v1", Secret("hush"), None, "m")
+        with pytest.raises(PreconditionError, match="nothing answers at"):
+            list(run_loadtest(endpoint, SCENARIO, LEVELS, tmp_path / "run", Clock()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_platform_without_an_engine_is_not_ready(generator: list[Any], tmp_path: Path) -> None:
+    with platform(503) as endpoint, pytest.raises(NotReadyError, match="no engine of 'm' answers"):
+        list(run_loadtest(endpoint, SCENARIO, LEVELS, tmp_path / "run", Clock()))

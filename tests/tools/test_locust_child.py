@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from kivactl.errors import PreconditionError, ToolError
+from kivactl.tools import locust
+
+
+def test_the_command_line() -> None:
+    command = locust.command_for(Path("/x/user.py"), users=7)
+    assert command[:4] == (sys.executable, "-P", "-m", "locust")
+    assert command[command.index("--locustfile") + 1] == "/x/user.py"
+    assert command[command.index("--users") + 1] == command[command.index("--spawn-rate") + 1] == "7"
+    assert {"--headless", "--only-summary"} <= set(command)
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        (locust.MARKER + '{"event": "ended", "x": 1}', {"event": "ended", "x": 1}),
+        ("[2026-01-01] INFO/locust.main: Starting Locust", None),
+        ('{"event": "ended"}', None),
+        (locust.MARKER + '{"event": ', None),
+        (locust.MARKER + '["event"]', None),
+        (locust.MARKER + '{"event": 3}', None),
+        ("", None),
+    ],
+)
+def test_events_are_told_from_talk(line: str, event: dict[str, object] | None) -> None:
+    assert locust.parse_event(line) == event
+
+
+def test_without_locust_the_hint_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    locust.require()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PreconditionError) as caught:
+        locust.require()
+    assert "pip install" in caught.value.hint
+
+
+def test_asking_for_locust_does_not_import_it() -> None:
+    locust.require()
+    assert "locust" not in sys.modules
+    assert "gevent" not in sys.modules
+
+
+def child(script: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", script)
+
+
+def test_events_pass_and_talk_is_kept_for_the_failure(tmp_path: Path) -> None:
+    script = f"print({locust.MARKER + json.dumps({'event': 'spawned'})!r}); print('No User class found!'); raise SystemExit(1)"
+    events = locust.watch(child(script), cwd=tmp_path, env={}, timeout_s=30)
+    assert next(events) == {"event": "spawned"}
+    with pytest.raises(ToolError) as caught:
+        next(events)
+    assert caught.value.message == "Locust failed with exit code 1"
+    assert caught.value.details == ("No User class found!",)
+
+
+def test_a_killed_child_is_named_with_its_signal(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="Locust was ended by SIGKILL"):
+        list(locust.watch(child("import os; os.kill(os.getpid(), 9)"), cwd=tmp_path, env={}, timeout_s=30))
+
+
+def test_a_child_that_hangs_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="Locust did not end within"):
+        list(locust.watch(child("import time; time.sleep(60)"), cwd=tmp_path, env={}, timeout_s=0.5))
