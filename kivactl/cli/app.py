@@ -12,7 +12,7 @@ import typer
 
 from kivactl import __version__
 from kivactl.cli.commands import registered
-from kivactl.cli.group import CONTEXT, LazyGroup
+from kivactl.cli.group import LazyGroup
 from kivactl.cli.options import add_common
 
 PROGRAM = "kivactl"
@@ -20,7 +20,7 @@ PROGRAM = "kivactl"
 
 def build() -> Any:
     """The root command, with every registered command by name; none of their modules is loaded."""
-    app = typer.Typer(name=PROGRAM, cls=LazyGroup, invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=CONTEXT)
+    app = typer.Typer(name=PROGRAM, cls=LazyGroup, invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback()(_root)
     root = add_common(typer.main.get_command(app))
     root.register(registered())

@@ -25,7 +25,7 @@ _OUTPUT_CLOSED = 128 + signal.SIGPIPE
 _SECRETS = (
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),  # a signed token
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), "***"),
-    (re.compile(r"(?i)\b(authorization|bearer|password|passwd|api[_-]?key|secret)(\W{1,4}(?:bearer\s+)?)[^\s'\",;*]{6,}"), r"\1\2***"),
+    (re.compile(r"(?i)\b(authorization|bearer|password|passwd|api[_-]?key|secret)(\W{1,4}(?:bearer\s+)?)(?!bearer\b)[^\s'\",;*]{6,}"), r"\1\2***"),
     (re.compile(r"(\w://[^\s/:@]*):[^\s/@]+@"), r"\1:***@"),
 )
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\t\n"}

@@ -79,15 +79,11 @@ def loaded(entry: Entry) -> Any:
     module = importlib.import_module(f"kivactl.cli.commands.{entry.module}")
     app = getattr(module, "app", None)
     if app is None:
-        app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(entry.name)(module.command)
     return add_common(typer.main.get_command(app))
 
 
-CONTEXT = {"help_option_names": ["--help", "-h"]}
-"""Settings of every command's context."""
-
-
 def group(summary: str) -> typer.Typer:
     """An app for a command with subcommands."""
-    return typer.Typer(cls=Group, help=summary, add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
+    return typer.Typer(cls=Group, help=summary, add_completion=False, rich_markup_mode=None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from kivactl.cli.output import Sink
 
-_DISTRIBUTIONS = (("ttft", "time to first token"), ("tpot", "time per further token"), ("e2e", "whole answer"))
+_DISTRIBUTIONS = (("ttft_s", "time to first token"), ("tpot_s", "time per further token"), ("e2e_s", "whole answer"))
 
 
 def show_summary(sink: Sink, summary: Mapping[str, Any]) -> None:
@@ -27,6 +27,8 @@ def show_summary(sink: Sink, summary: Mapping[str, Any]) -> None:
     sink.table(("SERVICE LEVEL", "PROMISED", "MEASURED", ""), levels, {"met": "green", "missed": "red"})
     for kind, count in summary["failures"].items():
         sink.warn(f"{count} x {kind}: {summary['failure_examples'].get(kind, '')}")
+    if summary["invalid"]:
+        sink.warn(f"the measurement is invalid: {summary['invalid']}")
     for warning in summary.get("warnings", ()):
         sink.warn(warning)
     if summary.get("report"):

@@ -6,8 +6,9 @@ wins over before it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,38 +70,59 @@ def common(context: typer.Context) -> Common:
 def add_common(command: Any) -> Any:
     """Give the common options to a command, or to every command of a group; returns it."""
     known = {parameter.name for parameter in command.params}
+    for parameter in command.params:
+        parameter.process_value = partial(_processed, parameter, parameter.process_value)
     command.params.extend(parameter for parameter in _parameters() if parameter.name not in known)
     for child in getattr(command, "commands", {}).values():
         add_common(child)
     return command
 
 
-def _keep(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
-    if value is not None and not context.resilient_parsing:
-        setattr(common(context), str(parameter.name), value)
-    return value
+def _declared(
+    spec: Annotated[
+        Path | None, typer.Option("--spec", metavar="PATH", help="The spec, instead of $KIVACTL_SPEC or the nearest kiva.yaml.", expose_value=False)
+    ] = None,
+    environment: Annotated[str | None, typer.Option("--env", metavar="NAME", help="Lay kiva.NAME.yaml over the spec.", expose_value=False)] = None,
+    output: Annotated[Mode | None, typer.Option("--output", "-o", help="For people, or one JSON document on stdout.", expose_value=False)] = None,
+    # The error boundary looks for it, for a command line with a mistake must obey it too.
+    debug: Annotated[bool, typer.Option("--debug", "--verbose", help="Show the traceback of an error.", expose_value=False)] = False,
+    show_help: Annotated[bool, typer.Option("--help", "-h", help="Show this help.", is_eager=True, expose_value=False)] = False,
+) -> None:
+    """Carry the declarations; never called."""
 
 
 @cache
 def _parameters() -> tuple[Any, ...]:
-    """The common options as Typer makes them from a signature; they are without state, so all commands share them."""
+    """The common options as Typer makes them from a signature; they keep nothing, so all commands share them."""
     app = typer.Typer(add_completion=False)
     app.command()(_declared)
-    return tuple(typer.main.get_command(app).params)
+    parameters = tuple(typer.main.get_command(app).params)
+    for parameter in parameters:
+        parameter.process_value = partial(_keep, parameter)  # type: ignore[method-assign]
+    return parameters
 
 
-def _declared(
-    spec: Annotated[
-        Path | None,
-        typer.Option("--spec", metavar="PATH", help="The spec, instead of $KIVACTL_SPEC or the nearest kiva.yaml.", callback=_keep, expose_value=False),
-    ] = None,
-    environment: Annotated[
-        str | None, typer.Option("--env", metavar="NAME", help="Lay kiva.NAME.yaml over the spec.", callback=_keep, expose_value=False)
-    ] = None,
-    output: Annotated[
-        Mode | None, typer.Option("--output", "-o", help="For people, or one JSON document on stdout.", callback=_keep, expose_value=False)
-    ] = None,
-    # The error boundary looks for it, for a command line with a mistake must obey it too.
-    debug: Annotated[bool, typer.Option("--debug", "--verbose", help="Show the traceback of an error.", expose_value=False)] = False,
-) -> None:
-    """Carry the declarations; never called."""
+def _processed(parameter: Any, process: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+    """Leave an option that is not given alone.
+
+    Typer would build a pydantic validator for it even so, which takes a third of the time that `status` may.
+    """
+    if value is None and not (parameter.required or parameter.multiple or parameter.nargs == -1):
+        return parameter.callback(context, parameter, None) if parameter.callback else None
+    return process(context, value)
+
+
+def _keep(parameter: Any, context: Any, value: Any) -> None:
+    """Put a value given on the command line where `common` finds it."""
+    if parameter.name == "show_help" and value and not context.resilient_parsing:
+        typer.echo(context.get_help())
+        raise typer.Exit
+    if value is None or context.resilient_parsing or parameter.name not in _READ:
+        return
+    try:
+        setattr(common(context), parameter.name, _READ[parameter.name](value))
+    except ValueError:
+        raise typer.BadParameter(f"'{value}' is not one of: {', '.join(Mode)}", ctx=context, param=parameter) from None
+
+
+_READ: dict[str, Callable[[str], Any]] = {"spec": Path, "environment": str, "output": Mode}

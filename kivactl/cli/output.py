@@ -60,7 +60,7 @@ class Sink:
         """Whether stdout is a terminal that wants colours."""
         return _terminal(self._out) and "NO_COLOR" not in os.environ
 
-    def result(self, data: Any, human: str | Callable[[], None] | None = None) -> None:
+    def result(self, data: Any, human: str | Callable[[], object] | None = None) -> None:
         """Hand over a command's result.
 
         Args:
@@ -86,6 +86,8 @@ class Sink:
         cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
         widths = [max(len(line[index]) for line in [list(columns), *cells]) for index in range(len(columns))]
         right = [bool(cells) and all(_number(row[index]) for row in cells) for index in range(len(columns))]
+        if not right[-1]:
+            widths[-1] = 0  # nothing stands behind it
         for number, line in enumerate([list(columns), *cells]):
             padded = [cell.rjust(width) if of_numbers else cell.ljust(width) for cell, width, of_numbers in zip(line, widths, right, strict=True)]
             if self.coloured:

@@ -193,7 +193,7 @@ def _sizing(deployment: Deployment, prepared: dict[str, Prepared]) -> sizing.Siz
         )
         for model in deployment.platform.models
     ]
-    return sizing.plan_memory(demands, memory_available_bytes=facts.memory_total_bytes, cores=facts.cores, gpus=len(facts.gpus))
+    return sizing.plan_memory(demands, memory_bytes=facts.memory_total_bytes, cores=facts.cores, gpus=len(facts.gpus))
 
 
 def _desired(deployment: Deployment, prepared: dict[str, Prepared]) -> Desired:

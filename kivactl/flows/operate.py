@@ -42,8 +42,8 @@ def answer(deployment: Deployment, prompt: str, max_tokens: int) -> Iterator[Out
     started_s = deployment.clock.now_s()
     yield Outcome("answer", Status.STARTED, f"asking {endpoint.model}")
     with open_client(endpoint) as client:
-        text = client.complete(prompt, max_tokens=max_tokens)
-    yield Outcome("answer", Status.DONE, "a token came through the gateway", deployment.clock.now_s() - started_s, {"characters": len(text)})
+        tokens = client.complete(prompt, max_tokens=max_tokens)
+    yield Outcome("answer", Status.DONE, "a token came through the gateway", deployment.clock.now_s() - started_s, {"tokens": tokens})
 
 
 def purge(deployment: Deployment) -> None:

@@ -83,17 +83,9 @@ def names_for(gateway: Gateway) -> list[str]:
     Raises:
         SpecError: A name is neither a DNS name nor an address.
     """
-    wanted = [*gateway.tls.names]
-    try:
-        address = ipaddress.ip_address(gateway.address)
-    except ValueError:
-        wanted.insert(0, gateway.address)
-        nearby = gateway.address == "localhost"
-    else:
-        if not address.is_unspecified:
-            wanted.insert(0, gateway.address)
-        nearby = address.is_loopback or address.is_unspecified
-    if nearby:
+    address = ipaddress.ip_address(gateway.address)
+    wanted = [*gateway.tls.names] if address.is_unspecified else [gateway.address, *gateway.tls.names]
+    if address.is_loopback or address.is_unspecified:
         wanted += ["localhost", "127.0.0.1"]
     return list(dict.fromkeys(_typed_name(name) for name in wanted))
 

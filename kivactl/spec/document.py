@@ -221,7 +221,7 @@ _SYNTAX = (
     ("'\\t'", "a tab stands where spaces must; indent with spaces"),
     ("mapping values are not allowed", "a ':' is not expected here; check the indentation of this line and the one above, or quote the text"),
     ("unexpected end of stream", "a quote is never closed"),
-    ("but got '<stream end>'", "a bracket is never closed"),
+    ("'<stream end>'", "a bracket is never closed"),
     ("expected ',' or", "a ',' or a closing bracket is missing"),
     ("expected <block end>", "the indentation does not fit the lines above"),
     ("could not find expected ':'", "a ':' is missing after the key"),

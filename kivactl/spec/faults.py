@@ -67,7 +67,7 @@ def validated(model: type[M], tree: Node) -> tuple[M | None, list[Fault]]:
     schema = model.model_json_schema()
     for item in errors:
         steps, kind = item["loc"], item["type"]
-        if kind == "missing":
+        if kind in {"missing", "same_name"}:  # the first comes below, the second `document.same_names` tells with its line
             continue
         if kind == "extra_forbidden":
             valid = valid_keys(schema, steps[:-1])

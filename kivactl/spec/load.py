@@ -6,11 +6,13 @@ pydantic loads only inside `load`: `status` needs no more than the name and the 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kivactl.errors import SpecError
 from kivactl.spec import document
@@ -81,7 +83,6 @@ def load(path: Path, environment: str | None = None) -> Loaded:
         SpecError: A file is missing or unreadable, or there are faults: all of them, one a line, with file and line.
     """
     tree, files, faults = _merged(path, environment)
-    from kivactl.plan import digest
     from kivactl.spec.faults import validated
     from kivactl.spec.platform import Platform
 
@@ -91,7 +92,7 @@ def load(path: Path, environment: str | None = None) -> Loaded:
     if faults or platform is None:
         raise _spec_error(path, files, faults)
     folder = files[0].parent
-    return Loaded(_with_absolute_paths(platform, folder), files, folder, digest(tree.plain))
+    return Loaded(_with_absolute_paths(platform, folder), files, folder, _digest(tree.plain))
 
 
 def merged(path: Path, environment: str | None = None) -> Node:
@@ -187,6 +188,10 @@ def _merged(path: Path, environment: str | None) -> tuple[Node, tuple[Path, ...]
     if tree is None or broken:
         raise _spec_error(path, files, faults)
     return tree, files, faults
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _existing_overlay(base: Path, environment: str) -> Path:

@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from kivactl.spec.quantities import Bytes, Duration
 
@@ -174,6 +175,5 @@ class Platform(_Strict):
         for what, names in (("model", [m.name for m in self.models]), ("tenant", [t.name for t in self.gateway.tenants])):
             for name in names:
                 if names.count(name) > 1:
-                    msg = f"two {what}s are named '{name}'"
-                    raise ValueError(msg)
+                    raise PydanticCustomError("same_name", "two {what}s are named '{name}'", {"what": what, "name": name})
         return self

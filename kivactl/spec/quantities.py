@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any
-
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -92,32 +92,35 @@ def write_duration(duration_s: float) -> str:
     return text + (f"{rest.normalize():f}s" if rest else "")
 
 
-def _bytes_before(value: Any) -> Any:
-    if isinstance(value, str):
-        return parse_bytes(value)
-    msg = "is empty: write for instance 16GiB or 500MB" if value is None else f"'{value}' has no unit: write for instance 16GiB or 500MB"
-    raise ValueError(msg)
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Tells pydantic that a number is written as text with a unit; pydantic itself loads only when a model is built."""
+
+    read: Callable[[str], float]
+    write: Callable[[Any], str]
+    pattern: str
+    examples: tuple[str, str]
+
+    def value(self, given: Any) -> float:
+        """The number that a text means."""
+        if isinstance(given, str):
+            return self.read(given)
+        fault = "is empty" if given is None else f"'{given}' has no unit"
+        msg = f"{fault}: write for instance {' or '.join(self.examples)}"
+        raise ValueError(msg)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        as_text = core_schema.plain_serializer_function_ser_schema(self.write, return_schema=core_schema.str_schema())
+        return core_schema.no_info_before_validator_function(self.value, handler(source), serialization=as_text)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "string", "pattern": self.pattern, "examples": list(self.examples)}
 
 
-def _duration_before(value: Any) -> Any:
-    if isinstance(value, str):
-        return parse_duration(value)
-    msg = "is empty: write for instance 90s or 10m" if value is None else f"'{value}' has no unit: write for instance 90s or 10m"
-    raise ValueError(msg)
-
-
-Bytes = Annotated[
-    int,
-    BeforeValidator(_bytes_before),
-    PlainSerializer(write_bytes, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,18}(\.[0-9]{1,18})?\s*(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)$", "examples": ["16GiB", "500MB"]}),
-]
+Bytes = Annotated[int, _Written(parse_bytes, write_bytes, r"^[0-9]{1,18}(\.[0-9]{1,18})?\s*(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)$", ("16GiB", "500MB"))]
 """A size in bytes, written with its unit."""
 
-Duration = Annotated[
-    float,
-    BeforeValidator(_duration_before),
-    PlainSerializer(write_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^([0-9]{1,18}(\.[0-9]{1,18})?(ms|s|m|h|d))+$", "examples": ["90s", "1h30m"]}),
-]
+Duration = Annotated[float, _Written(parse_duration, write_duration, r"^([0-9]{1,18}(\.[0-9]{1,18})?(ms|s|m|h|d))+$", ("90s", "10m"))]
 """A duration in seconds, written with its units."""

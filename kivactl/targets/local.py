@@ -74,15 +74,18 @@ class LocalTarget:
     def stop(self) -> Iterator[Outcome]:
         """Stop everything: new requests are refused, those in work are finished, then the processes end.
 
-        Nothing of ours stays: no process, no socket, no temporary file. What is deployed stays recorded.
+        Nothing of ours stays: no process, no socket, no temporary file, no shared memory. What is deployed stays recorded.
         """
         supervisor = Supervisor(self.layout.supervisor_socket)
+        segments = leftovers.segments_of(leftovers.marked(STATE_VARIABLE, str(self.layout.state)))
         if supervisor.alive():
             yield from self._drain_all()
             yield from self._shut_down(supervisor)
         ended = leftovers.end_marked(STATE_VARIABLE, str(self.layout.state), self.clock)
         if ended:
             yield Outcome("leftovers", Status.DONE, f"ended {ended} processes that had lost their supervisor")
+        for segment in segments:
+            segment.unlink(missing_ok=True)
         shutil.rmtree(self.layout.run, ignore_errors=True)
 
     def _drain_all(self) -> Iterator[Outcome]:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
+from kivactl.tools import leftovers
+
 ENDED = frozenset({"PROCESS_STATE_BACKOFF", "PROCESS_STATE_EXITED", "PROCESS_STATE_STOPPED", "PROCESS_STATE_FATAL"})
 
 
@@ -52,9 +54,13 @@ def serve(events: TextIO, replies: TextIO, pid_of: Callable[[str], int], end_gro
         replies.flush()
 
 
-def _end_group(group: int) -> None:
+def end_group(group: int) -> None:
+    """Kill what is left of a process group, and remove its shared memory, which nobody else would."""
+    segments = leftovers.segments_of(leftovers.in_group(group))
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
+    for segment in segments:
+        segment.unlink(missing_ok=True)
 
 
 def _pid_of(name: str) -> int:
@@ -65,4 +71,4 @@ def _pid_of(name: str) -> int:
 
 
 if __name__ == "__main__":
-    serve(sys.stdin, sys.stdout, _pid_of, _end_group)
+    serve(sys.stdin, sys.stdout, _pid_of, end_group)

@@ -200,7 +200,7 @@ class Reader:
         facts: Json = {"changed": changed, "action": data.get("task_action", "")}
         items = result.get("results", []) if not _hidden(result) else []
         if items:
-            facts["items"] = [str(item.get("item", "")) for item in items if item.get("changed") and not _hidden(item)]
+            facts["items"] = [str(item.get("_ansible_item_label", "")) for item in items if item.get("changed") and not _hidden(item)]
         spoken = facts["action"].endswith("debug") and not _hidden(result)
         messages = [str(entry["msg"]) for entry in (items or [result]) if spoken and "msg" in entry and not _hidden(entry)]
         if spoken:
@@ -212,7 +212,9 @@ class Reader:
         facts = {"action": data.get("task_action", ""), "reached": reached}
         elapsed_s = float(data.get("duration", 0.0))
         if data.get("ignore_errors"):
-            return Outcome(_step(data), Status.DONE, f"failed, which the playbook ignores: {message}", elapsed_s, {**facts, "changed": False})
+            return Outcome(
+                _step(data), Status.DONE, f"failed, which the playbook ignores: {message}".removesuffix(": "), elapsed_s, {**facts, "changed": False}
+            )
         self.failures.append(Failure(data.get("host", ""), data.get("task", ""), message))
         return Outcome(_step(data), Status.FAILED, message or "failed; the task hides its results", elapsed_s, facts)
 

@@ -70,6 +70,28 @@ class GatewayClient:
                 if text:
                     yield str(text)
 
+    def complete(self, prompt: str, *, max_tokens: int) -> int:
+        """Let the model go on with a text, which needs no chat template.
+
+        Args:
+            prompt: The text.
+            max_tokens: Tokens to generate, at most.
+
+        Returns:
+            Tokens generated, at least one.
+
+        Raises:
+            KivaError: It does not answer, refuses, or generates nothing.
+        """
+        body = {"model": self._endpoint.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+        with self._sent("POST", "/completions", body) as response:
+            answer = _json(response.read())
+        usage = answer.get("usage") if isinstance(answer, dict) else None
+        tokens = int(usage.get("completion_tokens", 0)) if isinstance(usage, dict) else 0
+        if tokens < 1:
+            raise ToolError(f"the engine of '{self._endpoint.model}' answers but generates nothing", "kivactl logs")
+        return tokens
+
     def _pieces(self, response: httpx.Response) -> Iterator[str]:
         finished = False
         for data in _events(response):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,28 @@ def marked(variable: str, value: str) -> list[int]:
             if needle in Path("/proc", entry, "environ").read_bytes().split(b"\0"):
                 found.append(int(entry))
     return found
+
+
+def in_group(group: int) -> list[int]:
+    """Process ids of a process group."""
+    found = []
+    for entry in os.listdir("/proc"):  # noqa: PTH208  (as above)
+        with suppress(OSError, ValueError):
+            if os.getpgid(int(entry)) == group:
+                found.append(int(entry))
+    return found
+
+
+def segments_of(pids: Iterable[int]) -> set[Path]:
+    """The shared-memory segments that processes have mapped: what stays in memory when they are killed."""
+    segments: set[Path] = set()
+    for pid in pids:
+        with suppress(OSError):
+            for line in Path("/proc", str(pid), "maps").read_text().splitlines():
+                _, found, name = line.partition(" /dev/shm/")
+                if found and not name.endswith(" (deleted)"):
+                    segments.add(Path("/dev/shm", name))
+    return segments
 
 
 def memory_bytes(variable: str, value: str) -> int:

@@ -17,7 +17,7 @@ class Entry:
     Attributes:
         name: As typed.
         section: Heading in the help.
-        summary: First line of the module's own help, known here so that the overview loads no module.
+        summary: One sentence for the overview, which loads no module.
     """
 
     name: str

@@ -23,7 +23,7 @@ def command(
     options = common(context)
     _, layout = layout_of(options)
     found = last_lines(layout, process, lines)
-    options.sink.result(dict(found.items()), lambda: [options.sink.text(line) for line in _labelled(found)] and None)
+    options.sink.result(found, "\n".join(_labelled(found)))
     if follow:
         for name, line in followed(layout, list(found), time.sleep):
             options.sink.text(line if len(found) == 1 else f"{name} | {line}")

@@ -63,7 +63,11 @@ machine() {
     say "note a process may open $files files: the gateway needs two for each client; raise \`nofile\` in /etc/security/limits.conf"
   queue=$(cat /proc/sys/net/core/somaxconn 2>/dev/null || echo 4096)
   [ "$queue" -ge 1024 ] || say "note net.core.somaxconn is $queue: in a rush new clients are turned away; as root: sysctl -w net.core.somaxconn=4096"
-  if read -r first last </proc/sys/net/ipv4/ip_local_port_range && [ "$KIVA_PORT" -ge "$first" ] && [ "$KIVA_PORT" -le "$last" ]; then
+  # Through cat: the kernel gives these files in one piece, and read asks for single bytes.
+  range=$(cat /proc/sys/net/ipv4/ip_local_port_range 2>/dev/null || echo '0 0')
+  first=${range%%[!0-9]*}
+  last=${range##*[!0-9]}
+  if [ "$KIVA_PORT" -ge "$first" ] && [ "$KIVA_PORT" -le "$last" ]; then
     say "note port $KIVA_PORT lies in the range $first-$last that outgoing connections use: one of them can hold it when the gateway starts"
   fi
   "$KIVA_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || refuse "$KIVA_PYTHON is older than Python 3.11" "install Python 3.11 or newer"
