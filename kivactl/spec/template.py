@@ -52,8 +52,10 @@ models:
     #ready_within: 10m
     # Time a replica has to finish its requests before it is replaced.
     #drain_within: 1m
-    # Further vLLM options, without the dashes, such as enforce-eager: true.
-    #engine: {{}}
+    # Further vLLM options, without the dashes. This one starts a replica in half a minute instead of two; without it
+    # vLLM compiles the model first, which pays in production: about 1.4 times the tokens per second.
+    engine:
+      enforce-eager: true
 
 # The one way in, with OpenAI's API. TLS and tokens are always on.
 gateway:

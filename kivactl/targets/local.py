@@ -22,6 +22,9 @@ from kivactl.tools.clock import Clock
 from kivactl.tools.envoy import Admin
 from kivactl.tools.supervisor import Supervisor, until_gone
 
+REAPER = "reaper"
+"""The supervisor's event listener; not one of the platform's processes."""
+
 _PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "HF_HOME", "TZ")
 """Variables that supervised processes get from the one who deploys; everything else stays outside."""
 
@@ -41,7 +44,7 @@ class LocalTarget:
     def alive(self) -> frozenset[str]:
         """Names of the processes that run."""
         states = Supervisor(self.layout.supervisor_socket).states()
-        return frozenset(name for name, state in states.items() if state.alive and name != "reaper")
+        return frozenset(name for name, state in states.items() if state.alive and name != REAPER)
 
     def memory_bytes(self) -> int:
         """Memory that our processes hold now."""
@@ -104,11 +107,19 @@ class LocalTarget:
         yield Outcome("requests", Status.DONE, f"{left} cut off after {patience_s:g} s" if left else "all finished")
 
     def _shut_down(self, supervisor: Supervisor) -> Iterator[Outcome]:
-        names = [name for name, state in supervisor.states().items() if state.alive and name != "reaper"]
-        for name in [*[name for name in names if name != GATEWAY], *[name for name in names if name == GATEWAY]]:
+        names = sorted(name for name, state in supervisor.states().items() if not state.gone and name != REAPER)
+        engines = {name for name in names if name != GATEWAY}
+        started_s = self.clock.now_s()
+        for name in sorted(engines):
             yield Outcome(_subject(name), Status.STARTED, "stopping")
-            supervisor.stop(name)
-            yield Outcome(_subject(name), Status.DONE, "stopped")
+            supervisor.stop(name, wait=False)
+        while engines:  # supervisor itself ends what does not stop in its time
+            states = supervisor.states()
+            for name in sorted(name for name in engines if name not in states or states[name].gone):
+                engines.remove(name)
+                yield Outcome(_subject(name), Status.DONE, "stopped", self.clock.now_s() - started_s)
+            self.clock.sleep(0.1)
+        supervisor.stop(GATEWAY)
         supervisor.shutdown()
         until_gone(supervisor, self.clock, within_s=30)
         yield Outcome("supervisor", Status.DONE, "stopped")

@@ -126,6 +126,7 @@ def run_playbook(
     if shutil.which("ansible-playbook", path=path) is None:
         process.find("ansible-playbook", "pip install kivactl")
     with _private_folder(private_data) as private:
+        (private / "tmp").mkdir()
         (private / "ansible.cfg").touch()  # empty, in place of the user's
         (private / "inventory.json").write_text(json.dumps(inventory))
         (private / "vars.json").write_text(json.dumps(extra_vars))
@@ -151,6 +152,7 @@ def settings_for(private: Path, path: str) -> dict[str, str]:
         "PATH": path,
         "LC_ALL": "C.UTF-8",  # Ansible insists on UTF-8, and we read the messages of tools in English
         RUN_VARIABLE: private.name,
+        "TMPDIR": str(private / "tmp"),  # a module that is killed leaves its own copy there
         "ANSIBLE_CALLBACK_PLUGINS": "",
         "ANSIBLE_CONFIG": str(private / "ansible.cfg"),
         "ANSIBLE_DEPRECATION_WARNINGS": "False",

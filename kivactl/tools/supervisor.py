@@ -49,6 +49,11 @@ class ProcessState:
         """Whether it runs, settled or not."""
         return self.state in {"STARTING", "RUNNING"} and self.pid > 0
 
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended and stays so."""
+        return self.pid == 0 and self.state != "BACKOFF"
+
 
 class Supervisor:
     """A running supervisor.
@@ -98,9 +103,9 @@ class Supervisor:
         """Start a process and return at once."""
         self._call("startProcess", name, False, tolerate=_ALREADY)
 
-    def stop(self, name: str) -> None:
-        """Stop a process; returns when it is gone."""
-        self._call("stopProcess", name, True, tolerate=_NO_SUCH_PROCESS)
+    def stop(self, name: str, *, wait: bool = True) -> None:
+        """Stop a process; returns when it is gone, or without `wait` when it has been told to go."""
+        self._call("stopProcess", name, wait, tolerate=_NO_SUCH_PROCESS)
 
     def shutdown(self) -> None:
         """Stop all processes and the supervisor itself; returns before it is done."""

@@ -50,7 +50,7 @@ def test_the_commented_keys_show_the_defaults():
 def test_every_key_of_the_spec_stands_in_the_template():
     written = {path for path, _ in data_leaves(plain(uncommented(template())))}
     for path, _ in leaves(Platform.model_validate(plain(uncommented(template())))):
-        assert path in written, path
+        assert path in written or any(name.startswith(f"{path}.") for name in written), path
 
 
 def leaves(model: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:

@@ -133,7 +133,7 @@ def test_stats_of_several_hosts():
 
 def test_nothing_of_a_run_lies_in_the_home_folder(tmp_path):
     settings = settings_for(tmp_path, "/bin")
-    for name in ("ANSIBLE_HOME", "ANSIBLE_LOCAL_TEMP", "ANSIBLE_CONFIG"):
+    for name in ("ANSIBLE_HOME", "ANSIBLE_LOCAL_TEMP", "ANSIBLE_CONFIG", "TMPDIR"):
         assert Path(settings[name]).is_relative_to(tmp_path)
     assert settings["ANSIBLE_HOST_KEY_CHECKING"] == "True"
     assert local_inventory()["all"]["hosts"]["localhost"]["ansible_connection"] == "local"

@@ -143,13 +143,17 @@ def _until(condition) -> None:
         time.sleep(0.05)
 
 
-def test_closing_the_generator_leaves_nothing(tmp_path, private):
+def test_closing_the_generator_leaves_nothing(tmp_path, private, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
     out = tmp_path / "out"
     run = run_playbook(_long(tmp_path), local_inventory(), {"out": str(out)}, private_data=private, timeout_s=60)
     assert next(run).status is Status.STARTED
     _until(out.exists)
     assert _processes_of_runs()
     run.close()
+    assert list(scratch.iterdir()) == []
     assert not _processes_of_runs()
     assert list(private.iterdir()) == []
     assert not [thread for thread in threading.enumerate() if thread.name == "ansible"]

@@ -178,7 +178,7 @@ def test_a_denied_look_at_other_processes(listening, monkeypatch):
 
 
 def test_an_address_of_another_machine():
-    with pytest.raises(PreconditionError, match="'192.0.2.7' is not an address of this machine"):
+    with pytest.raises(PreconditionError, match=r"'192\.0\.2\.7' is not an address of this machine"):
         machine.holder_of("192.0.2.7", 4000)
 
 

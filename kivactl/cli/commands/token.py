@@ -14,6 +14,11 @@ from kivactl.cli.site import deployment_of
 app = group("Issue a token for a tenant.")
 
 
+@app.callback()
+def _tokens() -> None:
+    """Issue a token for a tenant."""
+
+
 @app.command()
 def issue(
     context: typer.Context,

@@ -1,0 +1,121 @@
+"""A real platform for a whole module: real vLLM on a tiny model, real Envoy, driven by the command line as an operator does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kivactl.spec.load import load, paths
+from kivactl.stack.layout import Layout
+from kivactl.targets.rollout import STATE_VARIABLE
+from kivactl.tools import leftovers
+
+SPEC = """
+name: test
+models:
+  - name: tiny
+    source: path:{model}
+    replicas: {replicas}
+    max_length: {max_length}
+    concurrency: 16
+    drain_within: 30s
+    engine: {{load-format: dummy, enforce-eager: true{engine}}}
+gateway: {{port: {port}}}
+service_levels: {{ttft_p95: 60s, tpot_p95: 60s, error_ratio: 0}}
+storage: {{cache: {cache}}}
+"""
+
+
+class Operator:
+    """Someone with a shell in the platform's folder."""
+
+    def __init__(self, folder: Path, model: Path, cache: Path) -> None:
+        self.folder, self.model, self.cache = folder, model, cache
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    def write(self, *, replicas=2, max_length=512, engine="", extra=""):
+        text = SPEC.format(model=self.model, replicas=replicas, max_length=max_length, engine=engine, port=self.port, cache=self.cache)
+        (self.folder / "kiva.yaml").write_text(text + extra)
+
+    def start(self, *words):
+        return subprocess.Popen(
+            [sys.executable, "-m", "kivactl", *words], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *words, code=0):
+        child = self.start(*words)
+        out, err = child.communicate(timeout=550)
+        assert child.returncode == code, f"kivactl {' '.join(words)}: exit code {child.returncode}\n{out}\n{err}"
+        return out, err
+
+    @property
+    def layout(self):
+        return Layout(*paths(load(self.folder / "kiva.yaml")))
+
+    @property
+    def status(self):
+        child = self.start("status", "--output", "json")
+        return json.loads(child.communicate(timeout=60)[0])
+
+    def until_serving(self):
+        for _ in range(300):
+            if self.status["health"] == "serving":
+                return
+            time.sleep(0.5)
+        pytest.fail(f"never serving: {self.status}")
+
+    def pids(self):
+        return leftovers.marked(STATE_VARIABLE, str(self.layout.state))
+
+    @contextmanager
+    def load(self, scenario="smoke", concurrency=8) -> Iterator[dict]:
+        """Load during the block; afterwards the summary is in the dictionary."""
+        summary: dict = {}
+        child = self.start("loadtest", scenario, "--duration", "500s", "--concurrency", str(concurrency), "--max-tokens", "16", "--output", "json")
+        time.sleep(6)
+        assert child.poll() is None, child.communicate()
+        try:
+            yield summary
+        finally:
+            os.kill(child.pid, signal.SIGINT)
+            out, err = child.communicate(timeout=120)
+        assert child.returncode == 130, f"{out}\n{err}"
+        folder = max((self.layout.state / "loadtests").iterdir(), key=lambda path: path.stat().st_mtime)
+        summary.update(json.loads((folder / "summary.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("tiny_model", Path(__file__).parents[1] / "tiny_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.build(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def engine_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory, tiny_model, engine_cache):
+    operator = Operator(tmp_path_factory.mktemp("platform"), tiny_model, engine_cache)
+    operator.write()
+    operator.run("provision", "--yes")
+    yield operator
+    operator.run("down", "--yes")
+    assert operator.pids() == []

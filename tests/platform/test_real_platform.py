@@ -1,0 +1,129 @@
+"""The platform end to end: real vLLM, real Envoy, real Locust, the real command line. The tests go on where the one before ended."""
+
+import os
+import signal
+import time
+
+import openai
+import psutil
+import pytest
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def deployed(operator):
+    operator.write()
+    operator.run("deploy", "--yes")
+    return operator
+
+
+@pytest.fixture
+def client(deployed, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(deployed.layout.ca_certificate))
+    token = deployed.run("token", "issue", "default")[0].strip()
+    with openai.OpenAI(base_url=f"https://127.0.0.1:{deployed.port}/v1", api_key=token, max_retries=0) as client:
+        yield client
+
+
+QUESTION = [{"role": "user", "content": "What is the capital of Germany?"}]
+
+
+def test_the_official_client_gets_answers(client):
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    answer = client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=8)
+    assert answer.usage.completion_tokens >= 1
+    chunks = list(client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=8, stream=True))
+    assert any(choice.delta.content for chunk in chunks for choice in chunk.choices)
+    assert chunks[-1].usage is not None or any(chunk.usage for chunk in chunks)
+
+
+def test_refusals_raise_the_right_exceptions(client):
+    with pytest.raises(openai.NotFoundError, match="no such model"):
+        client.chat.completions.create(model="huge", messages=QUESTION)
+    with pytest.raises(openai.AuthenticationError, match="token is missing, expired"):
+        client.with_options(api_key="forged").models.list()
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=100_000)
+
+
+def test_the_engines_listen_on_no_port(deployed):
+    listening = [
+        (psutil.Process(pid).name(), connection.laddr.port)
+        for pid in deployed.pids()
+        for connection in psutil.Process(pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert {port for _, port in listening} == {deployed.port}
+    assert deployed.layout.run.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_deploy_does_nothing(deployed):
+    pids = deployed.pids()
+    _, err = deployed.run("deploy", "--yes")
+    assert "nothing to change" in err
+    assert deployed.run("deploy", "--plan")[0]
+    assert deployed.pids() == pids
+
+
+def test_a_changed_option_is_rolled_out_under_load_without_a_failed_request_and_the_second_deploy_is_told_who_holds_the_lock(deployed):
+    deployed.write(max_length=640)
+    out, _ = deployed.run("deploy", "--plan", code=2)
+    assert "512 -> 640" in out
+    with deployed.load() as summary:
+        first = deployed.start("deploy", "--yes")
+        time.sleep(4)
+        _, err = deployed.run("deploy", "--yes", code=3)
+        assert "'deploy' of" in err
+        assert f"(pid {first.pid}, since" in err
+        out, err = first.communicate(timeout=500)
+        assert first.returncode == 0, err
+    assert summary["failures"] == {}
+    assert summary["succeeded"] > 50
+    assert "nothing to change" in deployed.run("deploy", "--yes")[1]
+
+
+def test_a_killed_replica_comes_back_and_nobody_waiting_for_an_answer_notices(deployed):
+    victim = next(component for component in deployed.status["components"] if component["name"] == "tiny-0")
+    with deployed.load(concurrency=16) as summary:
+        os.kill(victim["pid"], signal.SIGKILL)
+        time.sleep(3)
+        assert deployed.status["health"] in {"degraded", "starting"}
+        deployed.until_serving()
+    # Streams that had begun on the killed replica are cut, and say so; everything else is answered.
+    assert set(summary["failures"]) <= {"truncated", "unfinished", "connection"}
+    assert sum(summary["failures"].values()) <= 16
+    assert summary["succeeded"] > 100
+
+
+def test_a_killed_deploy_is_gone_on_with(deployed):
+    deployed.write(max_length=700)
+    child = deployed.start("deploy", "--yes")
+    time.sleep(8)
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    out, _ = deployed.run("deploy", "--plan", code=2)
+    assert "an earlier deploy did not finish" in out
+    deployed.run("deploy", "--yes")
+    assert "nothing to change" in deployed.run("deploy", "--plan")[0]
+    deployed.run("chat", "Hello", "--max-tokens", "4")
+
+
+def test_an_engine_that_dies_at_its_start_shows_why_and_the_platform_goes_on(deployed):
+    deployed.write(max_length=700, engine=", dtype: nonsense")
+    _, err = deployed.run("deploy", "--yes", code=4)
+    assert "engine tiny-0 dies at its start" in err
+    assert "nonsense" in err
+    assert "went back to what ran before" in err
+    deployed.until_serving()
+    deployed.write(max_length=700)
+    deployed.run("deploy", "--yes")
+
+
+def test_stop_and_start_by_runbook(deployed):
+    deployed.run("runbook", "stop", "--yes")
+    assert deployed.status["health"] == "stopped"
+    assert deployed.pids() == []
+    assert not deployed.layout.run.exists()
+    deployed.run("runbook", "start", "--yes")
+    deployed.run("chat", "Hello", "--max-tokens", "4")
