@@ -35,7 +35,7 @@ lint: $(READY)  ## ruff, mypy, import-linter, ansible-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline -q playbooks
+	ANSIBLE_HOME="$(CURDIR)/.venv/ansible" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline -q playbooks
 
 format: $(READY)  ## let ruff format the code
 	$(BIN)/ruff format .

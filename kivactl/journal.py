@@ -29,7 +29,13 @@ class Journal:
         self.path = path
         self.run = run
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._write({"at": _timestamp(), "event": "opened", **(facts or {})})
+        try:
+            if _ends_within_a_line(path):
+                os.write(self._descriptor, b"\n")  # a crash cut the last entry short; ours must not become a part of it
+            self._write({"at": _timestamp(), "event": "opened", **(facts or {})})
+        except BaseException:
+            self._release()
+            raise
 
     def record(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
         """Pass outcomes through, writing each (but mere progress) to disk before it is passed on."""
@@ -41,9 +47,10 @@ class Journal:
     def close(self, verdict: str) -> None:
         """Write the last line and close the file; a second call does nothing."""
         if self._descriptor >= 0:
-            self._write({"at": _timestamp(), "event": "closed", "verdict": verdict})
-            os.close(self._descriptor)
-            self._descriptor = -1
+            try:
+                self._write({"at": _timestamp(), "event": "closed", "verdict": verdict})
+            finally:
+                self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +62,10 @@ class Journal:
             self.close("interrupted")
         else:
             self.close("failed")
+
+    def _release(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
 
     def _write(self, entry: dict[str, Any]) -> None:
         os.write(self._descriptor, (json.dumps({"run": self.run, **entry}) + "\n").encode())
@@ -77,6 +88,15 @@ def read(path: Path) -> list[dict[str, Any]]:
 def run_name(verb: str) -> str:
     """A name for a run: verb, UTC time, process id."""
     return f"{verb}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell() == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _timestamp() -> str:

@@ -83,7 +83,6 @@ def _clear(layout: Layout) -> None:
 @pytest.fixture
 def ready(pattern, layout):
     shutil.copytree(pattern.state, layout.state, symlinks=True)
-    layout.run.mkdir(mode=0o700, exist_ok=True)
     layout.cache.mkdir()
     return layout
 
@@ -122,7 +121,7 @@ def test_a_fresh_machine_then_again(tmp_path):
     layout = Layout(tmp_path / "a folder" / "state", tmp_path / "cache" / "models")
     plan = _plan(layout)
     assert list(tmp_path.iterdir()) == []
-    folders = [layout.state, layout.run, layout.gateway, layout.tls, layout.signing_key.parent, layout.logs]
+    folders = [layout.state, layout.gateway, layout.tls, layout.signing_key.parent, layout.logs]
     assert _subjects(plan) == [
         *((Verb.CREATE, f"folder {folder}") for folder in folders),
         (Verb.CREATE, "cache of prepared models"),
@@ -133,7 +132,7 @@ def test_a_fresh_machine_then_again(tmp_path):
     outcomes = _apply(layout)
     try:
         assert {outcome.status for outcome in outcomes} == {Status.STARTED, Status.DONE, Status.SKIPPED}
-        assert [_mode(folder) for folder in folders] == [0o700] * 6
+        assert [_mode(folder) for folder in folders] == [0o700] * 5
         assert [_mode(path) for path in (layout.ca_key, layout.certificate_key, layout.signing_key)] == [0o600] * 3
         assert sorted(path.name for path in layout.tls.iterdir()) == ["ca.key", "ca.pem", "gateway.key", "gateway.pem"]
         assert provisioned(layout, PLATFORM)
