@@ -163,7 +163,7 @@ def changes_between(release: Release, alive: frozenset[str], desired: Desired) -
     """
     changes = [_gateway_change(release, alive, desired)]
     for model, replicas in desired.replicas.items():
-        disruption = _disruption(model, replicas, release, alive)
+        disruption = _disruption(model, replicas)
         changes += [_process_change(replica, release, alive, desired, disruption) for replica in replicas]
     gone = [name for name in release.processes if name not in desired.processes]
     changes += [Change(Verb.DELETE, f"engine {name}") for name in gone]
@@ -204,11 +204,9 @@ def _process_change(name: str, release: Release, alive: frozenset[str], desired:
     return Change(Verb.REPLACE, f"engine {name}", changed, disruption) if changed else None
 
 
-def _disruption(model: str, replicas: list[str], release: Release, alive: frozenset[str]) -> str:
-    serving = [name for name in release.replicas.get(model, []) if name in alive]
-    if len(serving) > 1:
-        return ""
-    return f"'{model}' has one replica: no answers while it starts again" if len(replicas) == 1 or len(serving) == 1 else ""
+def _disruption(model: str, replicas: list[str]) -> str:
+    """Of several replicas one always serves: what is missing is started before what runs is replaced."""
+    return f"'{model}' has one replica: no answers while it starts again" if len(replicas) == 1 else ""
 
 
 def _summary(after: Mapping[str, Any]) -> tuple[Difference, ...]:

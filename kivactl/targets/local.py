@@ -72,7 +72,9 @@ class LocalTarget:
     def start(self) -> Iterator[Outcome]:
         """Start what was deployed, as it was deployed; what runs stays untouched."""
         release = self._deployed()
+        finished = (release.spec_digest, release.deployed_at)
         yield from self._rollout(desired_from(release), release).run()
+        self.finish(*finished)
 
     def stop(self) -> Iterator[Outcome]:
         """Stop everything: new requests are refused, those in work are finished, then the processes end.

