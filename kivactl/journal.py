@@ -68,8 +68,12 @@ class Journal:
         self._descriptor = -1
 
     def _write(self, entry: dict[str, Any]) -> None:
-        os.write(self._descriptor, (json.dumps({"run": self.run, **entry}) + "\n").encode())
-        os.fsync(self._descriptor)
+        try:
+            os.write(self._descriptor, (json.dumps({"run": self.run, **entry}) + "\n").encode())
+            os.fsync(self._descriptor)
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
 
 
 def read(path: Path) -> list[dict[str, Any]]:

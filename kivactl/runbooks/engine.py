@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from kivactl.errors import KivaError, NotReadyError
 from kivactl.flows.deploy import Deployment
@@ -66,9 +65,9 @@ def _undone(begun: list[BoundStep], deployment: Deployment, language: str) -> It
 
 
 def _acted(bound: BoundAction, deployment: Deployment, timeout_s: float, title: str) -> Iterator[Outcome]:
-    """Do one action within its time; its own steps show as progress of this one."""
+    """Do one action within its time; what it does shows as steps of its own."""
     started_s = deployment.clock.now_s()
     for outcome in bound.action.act(deployment, bound.params):
-        yield replace(outcome, step=title, status=Status.PROGRESS, message=f"{outcome.step}: {outcome.message}")
+        yield outcome
         if deployment.clock.now_s() - started_s > timeout_s:
             raise NotReadyError(f"the step '{title}' did not end within {timeout_s:g} s", "kivactl status")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kivactl.errors import PreconditionError
-from kivactl.plan import Outcome, Plan, Status, digest
+from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Desired, changes_between, desired_from
 from kivactl.targets.release import Release, read_release, write_release
@@ -55,7 +55,10 @@ class LocalTarget:
         release = read_release(self.layout.release)
         alive = self.alive()
         changes = changes_between(release, alive, desired)
-        notes = [] if release.spec_digest or not release.processes else ["an earlier deploy did not finish: this one goes on from there"]
+        unfinished = bool(release.processes) and not release.spec_digest
+        notes = ["an earlier deploy did not finish: this one goes on from there"] if unfinished else []
+        if unfinished and not changes:
+            changes = [Change(Verb.UPDATE, "verification")]
         basis = digest({"deployed": dict(sorted(release.processes.items())), "alive": sorted(alive)})
         return Plan(title, tuple(changes), tuple(notes), basis)
 

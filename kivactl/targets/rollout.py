@@ -121,6 +121,7 @@ class Rollout:
     def _start_missing(self, supervisor: Supervisor, *, unfinished: bool) -> Iterator[Outcome]:
         """Start all replicas that do not run, at once; wait also for those that an unfinished deploy has started."""
         waiting: dict[str, str] = {}
+        before = dict(self.release.processes)
         states = supervisor.states()
         for model, replicas in self.desired.replicas.items():
             for name in replicas:
@@ -133,7 +134,11 @@ class Rollout:
                 self._write_endpoints(model, self._known(model, replicas))
                 waiting[name] = model
                 yield Outcome(f"engine {name}", Status.STARTED, "starting")
-        yield from self._until_ready(supervisor, waiting)
+        try:
+            yield from self._until_ready(supervisor, waiting)
+        except KivaError as error:
+            self._go_back(supervisor, {name: before[name] for name in waiting if name in before}, error)
+            raise
         for name in waiting:
             yield from self._until_routed(f"engine {name}", name)
 
@@ -157,10 +162,8 @@ class Rollout:
         except KivaError as error:
             if before is None:
                 raise
-            yield Outcome(step, Status.PROGRESS, "going back to what ran before")
-            self._exchange(supervisor, process_from(before))
+            self._go_back(supervisor, {process.name: before}, error)
             self._write_endpoints(model, self._known(model, self.desired.replicas[model]))
-            error.hint = f"the replica went back to what ran before; {error.hint}" if error.hint else "the replica went back to what ran before"
             raise
         self._write_endpoints(model, self._known(model, self.desired.replicas[model]))
         yield from self._until_routed(step, process.name)
@@ -250,6 +253,14 @@ class Rollout:
         supervisor.reload()
         supervisor.add(process.name)
         supervisor.start(process.name)
+
+    def _go_back(self, supervisor: Supervisor, before: Mapping[str, dict[str, Any]], error: KivaError) -> None:
+        """Put back what was deployed before, where it differs; the error's hint says so."""
+        changed = {name: entry for name, entry in before.items() if self.release.processes.get(name) != entry}
+        for entry in changed.values():
+            self._exchange(supervisor, process_from(entry))
+        if changed:
+            error.hint = f"{' and '.join(sorted(changed))} went back to what ran before{'; ' if error.hint else ''}{error.hint}"
 
     def _fail_if_dead(self, supervisor: Supervisor, process: Process) -> None:
         state = supervisor.states().get(process.name)

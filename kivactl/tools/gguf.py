@@ -1,8 +1,8 @@
 """GGUF files: found in Python packages, and converted to Hugging Face folders that vLLM reads (Llama architecture).
 
 `converting` runs the conversion as `python -m kivactl.tools.gguf SOURCE.gguf FOLDER` in a child, for torch and transformers
-are heavy; the child prints `269000000 bytes`, the size of the
-weights to come, then a line `42% blk.3.attn_q.weight` per tensor. Quantised tensors become bfloat16, and one shard at a time is in memory.
+are heavy. The child prints `269000000 bytes`, the size of the weights to come, and a line `42% blk.3.attn_q.weight` per
+tensor. Quantised tensors become bfloat16; one shard at a time is in memory.
 Source: the tensor names and the order of rotary rows are those of llama.cpp's `convert_hf_to_gguf.py`.
 """
 

@@ -231,12 +231,10 @@ def _download_failure(model: Model, error: ToolError) -> PreconditionError:
         return PreconditionError(
             f"no space left on the disk that holds the hub's cache, for {model.source}", "free some space, or set HF_HOME to another folder"
         )
-    reasons = [line for line in error.details if re.match(r"\w+(Error|Exception|Enabled|NotFound\w*): ", line)]
-    kind, _, text = (reasons or [*error.details, ""])[-1].partition(": ")
-    details = tuple(line for line in text.splitlines() or error.details if line)[-5:]
-    if kind in {"RepositoryNotFoundError", "GatedRepoError"}:
+    text, details = "\n".join(error.details), tuple(line for line in error.details if line)[-5:]
+    if "RepositoryNotFoundError" in text or "GatedRepoError" in text:
         return PreconditionError(f"the hub has no model {model.source} that you may read", "correct `source` in kiva.yaml, or `hf auth login`", details)
-    if kind == "RevisionNotFoundError":
+    if "RevisionNotFoundError" in text:
         return PreconditionError(f"the model {model.source} has no revision {model.revision}", "correct `revision` in kiva.yaml", details)
     return PreconditionError(
         f"the model {model.source} is not in the hub's cache and cannot be downloaded", "copy it to this machine and write `source: path:FOLDER`", details

@@ -60,10 +60,12 @@ class Supervisor:
 
     Args:
         path: Its socket.
+        clock: Time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.path = path
+        self._clock = clock or Clock()
         self._server = xmlrpc.client.ServerProxy("http://supervisor/RPC2", transport=_Transport(path))
 
     @classmethod
@@ -104,8 +106,14 @@ class Supervisor:
         self._call("startProcess", name, False, tolerate=_ALREADY)
 
     def stop(self, name: str, *, wait: bool = True) -> None:
-        """Stop a process; returns when it is gone, or without `wait` when it has been told to go."""
+        """Stop a process; returns when it is gone, or without `wait` when it has been told to go.
+
+        One that is being stopped already (by a command that was killed meanwhile) is waited for as well: supervisor
+        itself ends what does not stop in its time.
+        """
         self._call("stopProcess", name, wait, tolerate=_NO_SUCH_PROCESS)
+        while wait and (state := self.states().get(name)) is not None and not state.gone:
+            self._clock.sleep(0.1)
 
     def shutdown(self) -> None:
         """Stop all processes and the supervisor itself; returns before it is done."""

@@ -114,7 +114,7 @@ def test_an_engine_that_dies_at_its_start_shows_why_and_the_platform_goes_on(dep
     _, err = deployed.run("deploy", "--yes", code=4)
     assert "engine tiny-0 dies at its start" in err
     assert "nonsense" in err
-    assert "went back to what ran before" in err
+    assert "tiny-0 went back to what ran before" in err
     deployed.until_serving()
     deployed.write(max_length=700)
     deployed.run("deploy", "--yes")

@@ -26,7 +26,7 @@ class Site:
 def act(name, error=None):
     def run(site, params):
         site.done.append(name)
-        yield Outcome(name, Status.STARTED, "doing")
+        yield Outcome(f"inside {name}", Status.DONE, "doing")
         if error:
             raise error
 
@@ -56,12 +56,14 @@ def test_steps_run_in_order_and_are_journalled(tmp_path, monkeypatch, site):
     assert site.done == ["a", "b"]
     assert [(o.step, o.status) for o in outcomes if o.status is not Status.PROGRESS] == [
         ("a", Status.STARTED),
+        ("inside a", Status.DONE),
         ("a", Status.DONE),
         ("b", Status.STARTED),
+        ("inside b", Status.DONE),
         ("b", Status.DONE),
     ]
     entries = journal.read(site.layout.journal)
-    assert [entry.get("step") for entry in entries] == [None, "a", "a", "b", "b", None]
+    assert [entry.get("step") for entry in entries] == [None, "a", "inside a", "a", "b", "inside b", "b", None]
     assert entries[-1]["verdict"] == "done"
 
 

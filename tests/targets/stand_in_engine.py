@@ -1,6 +1,7 @@
 """A stand-in for an engine in the rollout's failure cases: speaks the API on a Unix socket, starts in milliseconds.
 
-Arguments as the engine's; `--behaviour` chooses how it fails: `dies` at once, `mute` (never generates), `leaves-child`.
+Arguments as the engine's; `--behaviour` chooses how it fails: `dies` at once, `mute` (never generates), `leaves-child`,
+`slow-stop`.
 """
 
 import argparse
@@ -61,5 +62,11 @@ class Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
 
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+def stop(*_):
+    if options.behaviour == "slow-stop":
+        time.sleep(2)
+    os._exit(0)
+
+
+signal.signal(signal.SIGTERM, stop)
 Server(options.uds, Handler).serve_forever()

@@ -26,6 +26,7 @@ from kivactl.targets.local import LocalTarget
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.targets.status import GATEWAY, Health, status_of
 from kivactl.tools import envoy, leftovers, process
+from kivactl.tools.supervisor import Supervisor
 
 pytestmark = pytest.mark.real
 
@@ -114,15 +115,26 @@ class Site:
     def pid(self, name):
         return next(component.pid for component in status_of(self.layout, "kiva").components if component.name == name)
 
-    def until(self, health):
+    def until(self, health, unlike=-1):
+        """Wait for a health, and for another process of the first replica than the one given."""
         for _ in range(200):
-            if status_of(self.layout, "kiva").health is health:
+            if status_of(self.layout, "kiva").health is health and self.pid("m-0") not in {0, unlike}:
                 return
             time.sleep(0.1)
         pytest.fail(f"never {health}: {status_of(self.layout, 'kiva')}")
 
+    def children(self):
+        return [pid for pid in self.leftovers() if b"time.sleep(600)" in command_line(pid)]
+
     def leftovers(self):
         return leftovers.marked(STATE_VARIABLE, str(self.layout.state))
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 class Load:
@@ -197,21 +209,20 @@ def test_a_killed_replica_is_not_noticed_and_comes_back(site):
     with Load(site) as load:
         time.sleep(0.3)
         os.kill(victim, signal.SIGKILL)
-        time.sleep(1)
-        site.until(Health.SERVING)
+        site.until(Health.SERVING, unlike=victim)
     assert set(load.statuses) == {200}
     assert site.pid("m-0") not in {0, victim}
 
 
 def test_children_of_a_killed_replica_do_not_outlive_it(site):
     site.deploy(site.desired(1, "--behaviour", "leaves-child"))
-    before = set(site.leftovers())
+    (before,) = site.children()
     os.kill(site.pid("m-0"), signal.SIGKILL)
-    time.sleep(0.5)
-    site.until(Health.SERVING)
-    children = [pid for pid in site.leftovers() if b"time.sleep(600)" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(children) == 1
-    assert not set(children) & before
+    for _ in range(100):
+        if len(site.children()) == 1 and before not in site.children():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"the child {before} lives on: {site.children()}")
 
 
 def test_an_engine_that_dies_at_its_start_shows_its_last_words(site):
@@ -271,3 +282,35 @@ def test_fewer_and_more_replicas(site):
     outcomes = site.deploy(site.desired(1))
     assert any(outcome.step == "engine m-1" and outcome.message == "removed" and outcome.status is Status.DONE for outcome in outcomes)
     assert site.ask()[0] == 200
+
+
+def test_a_deploy_killed_before_it_was_verified_is_not_taken_for_done(site):
+    list(site.target.apply(site.desired()))
+    plan = site.target.plan(site.desired(), "again")
+    assert [(change.verb, change.subject) for change in plan.changes] == [(Verb.UPDATE, "verification")]
+    assert "did not finish" in plan.notes[0]
+    site.deploy(site.desired())
+    assert site.target.plan(site.desired(), "again").empty
+
+
+def test_starting_again_does_not_unfinish_what_was_finished(site):
+    site.deploy(site.desired(1))
+    list(site.target.stop())
+    list(site.target.start())
+    assert site.target.plan(site.desired(1), "again").empty
+
+
+def test_a_deploy_killed_while_a_replica_stops_is_gone_on_with(site):
+    site.deploy(site.desired(2, "--behaviour", "slow-stop"))
+    Supervisor(site.layout.supervisor_socket).stop("m-0", wait=False)
+    site.deploy(site.desired(2, "--answer-after", "0"))
+    assert site.ask()[0] == 200
+
+
+def test_replicas_that_cannot_start_anew_go_back_too(site):
+    site.deploy(site.desired())
+    Supervisor(site.layout.supervisor_socket).stop("m-0")
+    with pytest.raises(ToolError) as caught:
+        site.deploy(site.desired(2, "--behaviour", "dies"))
+    assert "m-0 went back to what ran before" in caught.value.hint
+    site.until(Health.SERVING)
