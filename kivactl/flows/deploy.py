@@ -190,6 +190,8 @@ def _sizing(deployment: Deployment, prepared: dict[str, Prepared]) -> sizing.Siz
             max_length=model.max_length,
             concurrency=model.concurrency,
             kv_cache_bytes=model.kv_cache,
+            dtype=str(model.engine.get("dtype", "auto")),
+            gpus=int(model.engine.get("tensor-parallel-size", model.engine.get("tensor_parallel_size", 1))),
         )
         for model in deployment.platform.models
     ]
@@ -200,10 +202,13 @@ def _desired(deployment: Deployment, prepared: dict[str, Prepared]) -> Desired:
     import sys
 
     platform, layout = deployment.platform, deployment.layout
+    facts = machine.facts()
     sized = _sizing(deployment, prepared)
     shares: dict[str, list[Share]] = {}
     for replica in sized.replicas:
-        shares.setdefault(replica.model, []).append(Share(replica.cores, replica.kv_cache_bytes, replica.gpus))
+        # The sizing counts GPUs; CUDA names them.
+        gpus = tuple(facts.gpus[place].index for place in replica.gpus)
+        shares.setdefault(replica.model, []).append(Share(replica.cores, replica.kv_cache_bytes, gpus))
     weights = {
         model.name: Weights(
             prepared[model.name].path,
@@ -220,7 +225,7 @@ def _desired(deployment: Deployment, prepared: dict[str, Prepared]) -> Desired:
         jwks=tokens.jwks_for([layout.signing_key.read_bytes()]),
         python=Path(sys.executable),
         envoy=envoy.find_envoy(),
-        gateway_workers=max(1, min(4, len(machine.facts().cores) // 2)),
+        gateway_workers=max(1, min(4, len(facts.cores) // 2)),
     )
 
 

@@ -60,7 +60,21 @@ Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "
 """Lower-case letters, digits, dots and dashes: fits a file name, a Kubernetes object and a URL."""
 
 RESERVED_ENGINE_OPTIONS = frozenset(
-    {"model", "served-model-name", "host", "port", "uds", "max-model-len", "max-num-seqs", "revision", "middleware", "api-key", "shutdown-timeout", "root-path"}
+    {
+        "model",
+        "served-model-name",
+        "host",
+        "port",
+        "uds",
+        "max-model-len",
+        "kv-cache-memory-bytes",
+        "max-num-seqs",
+        "revision",
+        "middleware",
+        "api-key",
+        "shutdown-timeout",
+        "root-path",
+    }
 )
 """Engine options that the platform sets itself; elsewhere in the spec there is a key for each a user may choose."""
 

@@ -36,7 +36,7 @@ class Share:
 
     Attributes:
         cores: CPU ids its threads are bound to (CPU engine).
-        kv_cache_bytes: Memory for the KV cache, a whole number of GiB (CPU engine).
+        kv_cache_bytes: Memory for the KV cache, (CPU engine).
         gpus: GPU indices (GPU engine); empty on a machine without.
     """
 
@@ -113,7 +113,7 @@ def engine_for(model: Model, index: int, *, python: Path, weights: Path, identit
     if share.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in share.gpus)
     else:
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, share.kv_cache_bytes // GIB))
+        argv += ["--kv-cache-memory-bytes", str(share.kv_cache_bytes)]
         environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in share.cores)
     return Process(
         name=replica_name(model.name, index),

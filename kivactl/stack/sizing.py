@@ -10,8 +10,8 @@ from kivactl.errors import PreconditionError
 from kivactl.spec.quantities import format_bytes, write_bytes
 from kivactl.stack.engine import GIB
 
-KV_STEP_BYTES = GIB
-"""KV caches are whole multiples of this: VLLM_CPU_KVCACHE_SPACE is read as an integer number of GiB."""
+KV_STEP_BYTES = 2**20
+"""KV caches are whole multiples of this: finer steps would only make plans harder to read."""
 
 _OVERHEAD_BYTES = int(2.2 * GIB)
 """What a CPU replica holds besides weights and KV cache: libraries, the API server's, the engine's and the worker's own data.

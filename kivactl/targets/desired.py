@@ -211,7 +211,7 @@ def _disruption(model: str, replicas: list[str]) -> str:
 
 def _summary(after: Mapping[str, Any]) -> tuple[Difference, ...]:
     flat = _flat(after)
-    shown = ("--model", "--max-model-len", "--max-num-seqs", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "CUDA_VISIBLE_DEVICES")
+    shown = ("--model", "--max-model-len", "--max-num-seqs", "--kv-cache-memory-bytes", "VLLM_CPU_OMP_THREADS_BIND", "CUDA_VISIBLE_DEVICES")
     return tuple(Difference(name, None, flat[name]) for name in shown if name in flat)
 
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def run(
 
 def stream(
     argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, check: bool = True, timeout_s: float | None = None
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Run a program and yield its lines (stdout and stderr as one) while it runs; leaving the loop early ends it.
 
     Raises:

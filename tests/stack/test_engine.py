@@ -35,15 +35,15 @@ def test_the_spec_is_what_the_engine_gets():
 
 
 def test_a_cpu_engine_is_bound_to_its_cores_and_memory():
-    environment = engine(Share((2, 3), 4 * GIB)).environment
-    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "2,3"
-    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "4"
+    process = engine(Share((2, 3), 4 * GIB))
+    assert process.environment["VLLM_CPU_OMP_THREADS_BIND"] == "2,3"
+    assert option(process.argv, "--kv-cache-memory-bytes") == str(4 * GIB)
 
 
 def test_a_gpu_engine_sees_its_gpus_only():
-    environment = engine(Share((), 0, gpus=(1, 2))).environment
-    assert environment["CUDA_VISIBLE_DEVICES"] == "1,2"
-    assert "VLLM_CPU_KVCACHE_SPACE" not in environment
+    process = engine(Share((), 0, gpus=(1, 2)))
+    assert process.environment["CUDA_VISIBLE_DEVICES"] == "1,2"
+    assert "--kv-cache-memory-bytes" not in process.argv
 
 
 def test_nothing_phones_home():

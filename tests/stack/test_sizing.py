@@ -97,16 +97,16 @@ def test_a_configuration_that_says_too_little_is_refused(config):
 def test_the_default_platform_fits_a_small_machine():
     sized = plan_memory([smol()], memory_bytes=12 * GIB, cores=(0, 1))
     assert [replica.cores for replica in sized.replicas] == [(0,), (1,)]
-    assert [replica.kv_cache_bytes for replica in sized.replicas] == [GIB, GIB]
+    assert [replica.kv_cache_bytes for replica in sized.replicas] == [723 * 2**20] * 2
     assert not sized.gpus
     assert sized.need_bytes == sum(replica.need_bytes for replica in sized.replicas) <= 12 * GIB
 
 
 def test_what_cannot_fit_is_refused_with_numbers_that_would():
     with pytest.raises(PreconditionError) as refused:
-        plan_memory([smol(replicas=3)], memory_bytes=10 * GIB, cores=(0, 1))
-    assert str(refused.value).startswith("not enough memory: 3 replicas of smol need 10.")
-    assert str(refused.value).endswith("engines may use 8GiB of this machine")
+        plan_memory([smol(replicas=3)], memory_bytes=9 * GIB, cores=(0, 1))
+    assert str(refused.value).startswith("not enough memory: 3 replicas of smol need 7.")
+    assert str(refused.value).endswith("engines may use 7.2GiB of this machine")
     assert refused.value.hint == "in kiva.yaml, `replicas: 2` would fit"
 
 
@@ -122,12 +122,12 @@ def test_a_shorter_length_is_offered():
 def test_a_smaller_kv_cache_is_offered():
     with pytest.raises(PreconditionError) as refused:
         plan_memory([smol(replicas=1, kv_cache_bytes=20 * GIB)], memory_bytes=16 * GIB, cores=(0,))
-    assert refused.value.hint == "in kiva.yaml, `kv_cache: 10GiB` would fit"
+    assert refused.value.hint == "in kiva.yaml, `kv_cache: 10533MiB` would fit"
 
 
 def test_hints_of_several_models_name_theirs():
     with pytest.raises(PreconditionError) as refused:
-        plan_memory([smol(), smol(name="other", replicas=1)], memory_bytes=10 * GIB, cores=(0, 1))
+        plan_memory([smol(), smol(name="other", replicas=1)], memory_bytes=9 * GIB, cores=(0, 1))
     assert "2 replicas of smol and 1 replica of other need" in str(refused.value)
     assert refused.value.hint == "in kiva.yaml, `replicas: 1` of smol would fit"
 
@@ -141,13 +141,13 @@ def test_a_hopeless_demand_has_another_hint():
 def test_a_kv_cache_below_one_sequence_is_refused_before_the_engine_does():
     with pytest.raises(PreconditionError, match=r"`kv_cache: 1GiB` of 'smol' is too small: one sequence of 131072 tokens takes 2.8GiB") as refused:
         plan_memory([smol(max_length=131_072, kv_cache_bytes=GIB)], memory_bytes=64 * GIB, cores=(0, 1))
-    assert "`kv_cache: 3GiB`" in refused.value.hint
+    assert "`kv_cache: 2883MiB`" in refused.value.hint
 
 
 def test_what_one_model_cannot_use_another_gets():
     long = smol(name="long", replicas=1, max_length=262_144)
     short, roomy = plan_memory([smol(replicas=1), long], memory_bytes=40 * GIB, cores=(0, 1)).replicas
-    assert short.kv_cache_bytes == GIB
+    assert short.kv_cache_bytes == 723 * 2**20
     assert roomy.kv_cache_bytes > 20 * GIB
 
 
