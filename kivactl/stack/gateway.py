@@ -20,14 +20,10 @@ from typing import Any
 
 from kivactl.spec.platform import Gateway, Platform
 from kivactl.stack import refusals
+from kivactl.stack.gateway_filters import Json, access_log, http_filters, metadata_match, type_url
 
 API_PATHS = ("chat/completions", "completions", "embeddings", "responses", "rerank", "score", "pooling", "classify")
 """What clients may ask of an engine, below `/v1/`. All else of an engine (metrics, LoRA loading, sleep) is unreachable."""
-
-METADATA = "kiva.request"
-AUDIENCE = "kiva"
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ def bootstrap_for(platform: Platform, files: Files) -> Json:
                 {
                     "name": "envoy.resource_monitors.global_downstream_max_connections",
                     "typed_config": {
-                        "@type": _type("extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"),
+                        "@type": type_url("extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"),
                         "max_active_downstream_connections": 20_000,
                     },
                 }
@@ -114,7 +110,7 @@ def listeners_for(platform: Platform, files: Files, jwks: Mapping[str, Any]) -> 
     """
     gateway = platform.gateway
     manager = {
-        "@type": _type("extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
+        "@type": type_url("extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "gateway",
         "server_name": "kiva",
         "use_remote_address": True,
@@ -126,14 +122,9 @@ def listeners_for(platform: Platform, files: Files, jwks: Mapping[str, Any]) -> 
         "stream_idle_timeout": _seconds(gateway.request_timeout),
         "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST", "idle_timeout": "3600s"},
         "http2_protocol_options": {"max_concurrent_streams": 1024},
-        "access_log": [_access_log()],
+        "access_log": [access_log()],
         "local_reply_config": refusals.local_replies(),
-        "http_filters": [
-            *_authentication(platform, jwks),
-            _body_limit(gateway.request_size),
-            _model_from_body(),
-            {"name": "router", "typed_config": {"@type": _type("extensions.filters.http.router.v3.Router"), "suppress_envoy_headers": True}},
-        ],
+        "http_filters": http_filters(platform, jwks),
         "route_config": {
             "name": "gateway",
             "virtual_hosts": [{"name": "gateway", "domains": ["*"], "routes": routes_for(platform)}],
@@ -141,7 +132,7 @@ def listeners_for(platform: Platform, files: Files, jwks: Mapping[str, Any]) -> 
         },
     }
     tls = {
-        "@type": _type("extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
+        "@type": type_url("extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
         "common_tls_context": {
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
             "alpn_protocols": ["h2", "http/1.1"],
@@ -149,7 +140,7 @@ def listeners_for(platform: Platform, files: Files, jwks: Mapping[str, Any]) -> 
         },
     }
     listener = {
-        "@type": _type("config.listener.v3.Listener"),
+        "@type": type_url("config.listener.v3.Listener"),
         "name": "gateway",
         "address": {"socket_address": {"address": gateway.address, "port_value": gateway.port}},
         "per_connection_buffer_limit_bytes": gateway.request_size,
@@ -167,7 +158,7 @@ def listeners_for(platform: Platform, files: Files, jwks: Mapping[str, Any]) -> 
 def certificate_for(files: Files) -> Json:
     """The reference to the certificate files; Envoy reads them again when their folder changes."""
     secret = {
-        "@type": _type("extensions.transport_sockets.tls.v3.Secret"),
+        "@type": type_url("extensions.transport_sockets.tls.v3.Secret"),
         "name": "gateway",
         "tls_certificate": {
             "certificate_chain": {"filename": str(files.certificate)},
@@ -188,7 +179,7 @@ def endpoints_for(model: str, replicas: Iterable[Replica]) -> Json:
     return {
         "resources": [
             {
-                "@type": _type("config.endpoint.v3.ClusterLoadAssignment"),
+                "@type": type_url("config.endpoint.v3.ClusterLoadAssignment"),
                 "cluster_name": cluster_name(model),
                 "endpoints": [
                     {
@@ -235,7 +226,7 @@ def routes_for(platform: Platform) -> list[Json]:
     models = [{"id": model.name, "object": "model", "owned_by": platform.name} for model in platform.models]
     to_models = [
         {
-            "match": {**api, "dynamic_metadata": [_metadata("model", {"string_match": {"exact": model.name}})]},
+            "match": {**api, "dynamic_metadata": [metadata_match("model", {"string_match": {"exact": model.name}})]},
             "route": {
                 "cluster": cluster_name(model.name),
                 "timeout": _seconds(platform.gateway.request_timeout),
@@ -251,7 +242,7 @@ def routes_for(platform: Platform) -> list[Json]:
             "response_headers_to_add": [{"header": {"key": "content-type", "value": "application/json"}}],
         },
         *to_models,
-        refusals.route({**api, "dynamic_metadata": [_metadata("model", {"present_match": True})]}, refusals.UNKNOWN_MODEL),
+        refusals.route({**api, "dynamic_metadata": [metadata_match("model", {"present_match": True})]}, refusals.UNKNOWN_MODEL),
         refusals.route({**api, "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]}, refusals.NO_MODEL),
         refusals.route({"prefix": "/"}, refusals.UNKNOWN_PATH),
     ]
@@ -259,7 +250,7 @@ def routes_for(platform: Platform) -> list[Json]:
 
 def _cluster(gateway: Gateway, model: str, files: Files) -> Json:
     return {
-        "@type": _type("config.cluster.v3.Cluster"),
+        "@type": type_url("config.cluster.v3.Cluster"),
         "name": cluster_name(model),
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _watched(files.endpoints(model))},
@@ -308,104 +299,10 @@ def _retries() -> Json:
         "retry_on": "connect-failure,refused-stream,reset,reset-before-request",
         "num_retries": 4,
         "retry_host_predicate": [
-            {"name": "previous_hosts", "typed_config": {"@type": _type("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")}}
+            {"name": "previous_hosts", "typed_config": {"@type": type_url("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")}}
         ],
         "host_selection_retry_max_attempts": 5,
         "retry_back_off": {"base_interval": "0.1s", "max_interval": "2s"},
-    }
-
-
-def _authentication(platform: Platform, jwks: Mapping[str, Any]) -> list[Json]:
-    """A token of this platform, of a tenant that the spec names; the engine never sees it."""
-    provider = {
-        "issuer": f"kiva:{platform.name}",
-        "audiences": [AUDIENCE],
-        "local_jwks": {"inline_string": json.dumps(jwks, sort_keys=True)},
-        "forward": False,
-        "payload_in_metadata": "token",
-        "require_expiration": False,
-        "jwt_cache_config": {"jwt_cache_size": 1000},
-    }
-    principals = [_subject(tenant.name) for tenant in platform.gateway.tenants]
-    return [
-        {
-            "name": "envoy.filters.http.jwt_authn",
-            "typed_config": {
-                "@type": _type("extensions.filters.http.jwt_authn.v3.JwtAuthentication"),
-                "providers": {"kiva": provider},
-                "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "kiva"}}],
-            },
-        },
-        {
-            "name": "envoy.filters.http.rbac",
-            "typed_config": {
-                "@type": _type("extensions.filters.http.rbac.v3.RBAC"),
-                "rules": {"action": "ALLOW", "policies": {"tenants": {"permissions": [{"any": True}], "principals": principals}}},
-            },
-        },
-    ]
-
-
-def _subject(tenant: str) -> Json:
-    path = [{"key": "token"}, {"key": "sub"}]
-    matcher = {"filter": "envoy.filters.http.jwt_authn", "path": path, "value": {"string_match": {"exact": tenant}}}
-    return {"sourced_metadata": {"metadata_matcher": matcher}}
-
-
-def _body_limit(size_bytes: int) -> Json:
-    """Hold the body until it is whole: it is needed to choose the model and to try again on another replica."""
-    return {
-        "name": "envoy.filters.http.buffer",
-        "typed_config": {"@type": _type("extensions.filters.http.buffer.v3.Buffer"), "max_request_bytes": size_bytes},
-    }
-
-
-def _model_from_body() -> Json:
-    """Read `model` from the JSON body, for the routes; requests of another content type name no model."""
-    return {
-        "name": "envoy.filters.http.json_to_metadata",
-        "typed_config": {
-            "@type": _type("extensions.filters.http.json_to_metadata.v3.JsonToMetadata"),
-            "request_rules": {
-                "rules": [
-                    {
-                        "selectors": [{"key": "model"}],
-                        "on_present": {"metadata_namespace": METADATA, "key": "model", "type": "STRING"},
-                    }
-                ]
-            },
-        },
-    }
-
-
-def _access_log() -> Json:
-    """One JSON line a request, on standard output; no prompt, no answer, no token."""
-    return {
-        "name": "stdout",
-        "typed_config": {
-            "@type": _type("extensions.access_loggers.stream.v3.StdoutAccessLog"),
-            "log_format": {
-                "json_format": {
-                    "at": "%START_TIME%",
-                    "request_id": "%REQ(X-REQUEST-ID)%",
-                    "tenant": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:token:sub)%",
-                    "token_id": "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:token:jti)%",
-                    "model": f"%DYNAMIC_METADATA({METADATA}:model)%",
-                    "method": "%REQ(:METHOD)%",
-                    "path": "%PATH(NQ:PATH)%",
-                    "status": "%RESPONSE_CODE%",
-                    "details": "%RESPONSE_CODE_DETAILS%",
-                    "flags": "%RESPONSE_FLAGS%",
-                    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
-                    "first_byte_ms": "%RESPONSE_DURATION%",
-                    "duration_ms": "%DURATION%",
-                    "received_bytes": "%BYTES_RECEIVED%",
-                    "sent_bytes": "%BYTES_SENT%",
-                    "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-                    "replica": "%UPSTREAM_HOST%",
-                }
-            },
-        },
     }
 
 
@@ -419,16 +316,8 @@ def _without(value: Any, *keys: str) -> Any:
     return value
 
 
-def _metadata(key: str, value: Json) -> Json:
-    return {"filter": METADATA, "path": [{"key": key}], "value": value}
-
-
 def _watched(path: Path) -> Json:
     return {"resource_api_version": "V3", "path_config_source": {"path": str(path)}}
-
-
-def _type(name: str) -> str:
-    return f"type.googleapis.com/envoy.{name}"
 
 
 def _seconds(duration_s: float) -> str:
