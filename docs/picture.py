@@ -27,12 +27,18 @@ FORMAT = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="htt
 def main() -> None:
     """Record, draw, write."""
     out, *argv = sys.argv[1:]
-    screen = final_screen(recorded(argv))
-    screen = re.sub(r"eyJ[\w.-]+", "eyJhbGciOiJFUzI1NiIs...", screen)  # tokens are secrets, also in pictures
+    Path(out).write_text(drawn(argv, final_screen(recorded(argv))))
+
+
+def drawn(argv: list[str], screen: str) -> str:
+    """The picture of a screen; tokens are secrets and folders private, also in pictures."""
+    here = Path.cwd()
+    screen = re.sub(r"eyJ[\w.-]+", "eyJhbGciOiJFUzI1NiIs...", screen)
+    screen = screen.replace(str(here), "~/kivactl").replace(f" {here.name} ", " kivactl ").replace(f" {here.name}:", " kivactl:").replace(str(Path.home()), "~")
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="standard")
     console.print(Text("$ " + " ".join(argv), style="bold"))
     console.print(Text.from_ansi(screen))
-    Path(out).write_text(console.export_svg(title="kivactl", code_format=FORMAT))
+    return console.export_svg(title="kivactl", code_format=FORMAT)
 
 
 def recorded(argv: list[str]) -> str:
