@@ -25,6 +25,12 @@ def line_for(outcome: Outcome) -> str:
     return f"{_SIGNS[outcome.status]} {outcome.step}{': ' + outcome.message if outcome.message else ''}{seconds}"
 
 
+def unremarkable(outcome: Outcome) -> bool:
+    """Whether a step ended without doing anything, as most of a playbook's tasks do: nobody wants to read of it."""
+    without_reason = outcome.status is Status.SKIPPED and outcome.message in {"", "skipped"}
+    return without_reason or (outcome.status is Status.DONE and outcome.data.get("changed") is False)
+
+
 def seconds_text(elapsed_s: float) -> str:
     """`4.2 s`, `1 m 15 s`."""
     if elapsed_s < 60:
@@ -89,7 +95,8 @@ class Live(Reporter):
 
         if outcome.status in _STYLES:
             self._running.pop(outcome.step, None)
-            self._live.console.print(Text(line_for(outcome), style=_STYLES[outcome.status]))
+            if not unremarkable(outcome):
+                self._live.console.print(Text(line_for(outcome), style=_STYLES[outcome.status]))
         else:
             _, since = self._running.get(outcome.step, (outcome, time.monotonic() - outcome.elapsed_s))
             self._running[outcome.step] = (outcome, since)
