@@ -164,8 +164,8 @@ class Client:
     def _read(self, exchange: _Exchange, response: http.client.HTTPResponse, stream: socket.socket, on_token: Callable[[], None]) -> None:
         parser = EventParser()
         while True:
-            self._allow(stream, exchange.deadline_ns)
             try:
+                self._allow(stream, exchange.deadline_ns)
                 received = response.read1(_READ_BYTES)
             except (OSError, http.client.HTTPException):
                 if not exchange.is_done:

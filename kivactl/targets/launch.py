@@ -1,4 +1,4 @@
-"""Starts an engine in place of itself, after removing the socket that a killed one left behind.
+"""Starts an engine in place of itself: without the socket that a killed one left behind, and with less priority.
 
 vLLM does not bind a socket whose file exists, so after a SIGKILL it would never come up again.
 Runs as `python -m kivactl.targets.launch SOCKET PROGRAM ARGUMENT...`; the process id stays the same.
@@ -11,10 +11,15 @@ import sys
 from contextlib import suppress
 
 
+_NICENESS = 5
+
+
 def launch(socket: str, argv: list[str]) -> None:
     """Remove a stale socket and become the program; never returns."""
     with suppress(FileNotFoundError):
         os.unlink(socket)  # noqa: PTH108  (pathlib would triple the start-up time of this launcher)
+    # An engine takes all of its cores; the gateway and the operator on the same machine must not wait for it.
+    os.nice(_NICENESS)
     os.execv(argv[0], argv)  # noqa: S606
 
 

@@ -262,6 +262,18 @@ def test_an_answer_is_whole_at_done_even_if_the_body_does_not_end(engine: Any) -
     assert ask(engine, script).succeeded
 
 
+def test_a_generator_that_comes_late_after_done_is_no_timeout(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kivactl.loadtest.client._AFTER_DONE_S", -1.0)
+
+    def script(answer: Any) -> None:
+        answer.head()
+        answer.token(finish_reason="length")
+        answer.chunk(b"data: [DONE]\n\n")
+        answer.hang_up()
+
+    assert ask(engine, script).succeeded
+
+
 def test_being_ended_leaves_a_record_that_is_cut() -> None:
     class EndOfUserError(BaseException):
         pass

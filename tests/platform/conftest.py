@@ -76,6 +76,13 @@ class Operator:
             time.sleep(0.5)
         pytest.fail(f"never serving: {self.status}")
 
+    def until_locked(self):
+        for _ in range(600):
+            if self.layout.lock.exists() and self.layout.lock.read_text():
+                return
+            time.sleep(0.1)
+        pytest.fail("nobody took the lock")
+
     def pids(self):
         return leftovers.marked(STATE_VARIABLE, str(self.layout.state))
 

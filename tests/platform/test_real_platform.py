@@ -70,9 +70,9 @@ def test_a_changed_option_is_rolled_out_under_load_without_a_failed_request_and_
     deployed.write(max_length=640)
     out, _ = deployed.run("deploy", "--plan", code=2)
     assert "512 -> 640" in out
-    with deployed.load() as summary:
+    with deployed.load(concurrency=4) as summary:
         first = deployed.start("deploy", "--yes")
-        time.sleep(4)
+        deployed.until_locked()
         _, err = deployed.run("deploy", "--yes", code=3)
         assert "'deploy' of" in err
         assert f"(pid {first.pid}, since" in err
@@ -85,14 +85,14 @@ def test_a_changed_option_is_rolled_out_under_load_without_a_failed_request_and_
 
 def test_a_killed_replica_comes_back_and_nobody_waiting_for_an_answer_notices(deployed):
     victim = next(component for component in deployed.status["components"] if component["name"] == "tiny-0")
-    with deployed.load(concurrency=16) as summary:
+    with deployed.load(concurrency=8) as summary:
         os.kill(victim["pid"], signal.SIGKILL)
         time.sleep(3)
         assert deployed.status["health"] in {"degraded", "starting"}
         deployed.until_serving()
     # Streams that had begun on the killed replica are cut, and say so; everything else is answered.
     assert set(summary["failures"]) <= {"truncated", "unfinished", "connection"}
-    assert sum(summary["failures"].values()) <= 16
+    assert sum(summary["failures"].values()) <= 8
     assert summary["succeeded"] > 100
 
 
