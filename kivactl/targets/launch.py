@@ -10,7 +10,6 @@ import os
 import sys
 from contextlib import suppress
 
-
 _NICENESS = 5
 
 
