@@ -20,6 +20,7 @@ def read_back(folder: Path, process: Process):
     config.write_text(supervisor_for(layout, [process], python=Path("/usr/bin/python3"), user="root", environment={"PATH": "/bin"}))
     options = ServerOptions()
     options.realize(["-c", str(config)])
+    layout.run.rmdir()  # it may lie outside the test's folder
     return next(group.process_configs[0] for group in options.process_group_configs if group.name == process.name), options
 
 
