@@ -16,15 +16,16 @@ from kivactl.spec.platform import Model, Platform
 from kivactl.spec.quantities import format_bytes
 from kivactl.stack import gateway, sizing, tokens
 from kivactl.stack.endpoint import Endpoint
-from kivactl.stack.engine import Share
+from kivactl.stack.engine import Share, replica_name
 from kivactl.stack.layout import Layout
-from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url, gateway_files
+from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url, file_hashes, gateway_files
 from kivactl.targets.lock import held
 from kivactl.targets.release import read_release
 from kivactl.targets.status import GATEWAY
 from kivactl.targets.target import Target, open_target
 from kivactl.tools import envoy, machine
 from kivactl.tools.clock import Clock
+from kivactl.tools.machine import Machine
 from kivactl.tools.models import ModelStore, Prepared
 
 PROBE = "kivactl-probe"
@@ -73,11 +74,16 @@ def plan_deploy(deployment: Deployment) -> Plan:
         raise PreconditionError(f"this machine is not provisioned for '{platform.name}'", "kivactl provision")
     prepared = _prepared(deployment)
     missing = [model for model in platform.models if model.name not in prepared]
-    plan = _plan_before_preparation(title, missing, platform, deployment.layout) if missing else deployment.target.plan(_desired(deployment, prepared), title)
-    if not plan.empty:
+    if missing:
+        plan = _plan_before_preparation(title, missing, platform, deployment.layout)
         _refuse_taken_port(deployment)
-        if not missing:
-            _refuse_what_cannot_fit(deployment, prepared)
+    else:
+        facts = machine.facts()
+        sized = _sizing(deployment, prepared, facts)
+        plan = deployment.target.plan(_desired(deployment, prepared, facts, sized), title)
+        if not plan.empty:
+            _refuse_taken_port(deployment)
+            _refuse_what_cannot_fit(deployment, facts, sized)
     return replace(plan, basis=digest([plan.basis, deployment.loaded.digest]))
 
 
@@ -135,11 +141,12 @@ def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = Non
 def _steps(deployment: Deployment) -> Iterator[Outcome]:
     store = ModelStore(deployment.layout.cache)
     for model in deployment.platform.models:
-        if store.prepared(model, deployment.loaded.folder) is None:
-            yield from store.prepare(model, deployment.loaded.folder)
+        yield from store.prepare(model, deployment.loaded.folder)
     prepared = _prepared(deployment)
-    _refuse_what_cannot_fit(deployment, prepared)
-    desired = _desired(deployment, prepared)
+    facts = machine.facts()
+    sized = _sizing(deployment, prepared, facts)
+    _refuse_what_cannot_fit(deployment, facts, sized)
+    desired = _desired(deployment, prepared, facts, sized)
     _validate_gateway(deployment, desired)
     yield from deployment.target.apply(desired)
     yield from _verify(deployment)
@@ -173,14 +180,13 @@ def _plan_before_preparation(title: str, missing: list[Model], platform: Platfor
     if not release.processes:
         changes.append(Change(Verb.CREATE, "gateway"))
     for model in platform.models:
-        names = [f"{model.name}-{index}" for index in range(model.replicas)]
+        names = [replica_name(model.name, index) for index in range(model.replicas)]
         changes += [Change(Verb.REPLACE if name in release.processes else Verb.CREATE, f"engine {name}") for name in names]
     return Plan(title, tuple(changes), ("the engines' options are settled once their model is prepared",), digest(release.processes))
 
 
-def _sizing(deployment: Deployment, prepared: dict[str, Prepared]) -> sizing.Sizing:
+def _sizing(deployment: Deployment, prepared: dict[str, Prepared], facts: Machine) -> sizing.Sizing:
     """What each replica gets: from the machine's size, not from what is free now, so that it stays the same."""
-    facts = machine.facts()
     demands = [
         sizing.Demand(
             name=model.name,
@@ -198,12 +204,10 @@ def _sizing(deployment: Deployment, prepared: dict[str, Prepared]) -> sizing.Siz
     return sizing.plan_memory(demands, memory_bytes=facts.memory_total_bytes, cores=facts.cores, gpus=len(facts.gpus))
 
 
-def _desired(deployment: Deployment, prepared: dict[str, Prepared]) -> Desired:
+def _desired(deployment: Deployment, prepared: dict[str, Prepared], facts: Machine, sized: sizing.Sizing) -> Desired:
     import sys
 
     platform, layout = deployment.platform, deployment.layout
-    facts = machine.facts()
-    sized = _sizing(deployment, prepared)
     shares: dict[str, list[Share]] = {}
     for replica in sized.replicas:
         # The sizing counts GPUs; CUDA names them.
@@ -239,10 +243,9 @@ def _refuse_taken_port(deployment: Deployment) -> None:
         raise PreconditionError(f"port {port} on {address} is taken by {holder}", "stop it, or choose another with `gateway.port` in kiva.yaml")
 
 
-def _refuse_what_cannot_fit(deployment: Deployment, prepared: dict[str, Prepared]) -> None:
+def _refuse_what_cannot_fit(deployment: Deployment, facts: Machine, sized: sizing.Sizing) -> None:
     """Refuse before anything starts; what our own engines hold now is theirs again afterwards."""
-    sized = _sizing(deployment, prepared)
-    free_bytes = machine.facts().memory_available_bytes + deployment.target.memory_bytes()
+    free_bytes = facts.memory_available_bytes + deployment.target.memory_bytes()
     if not sized.gpus and sized.need_bytes > free_bytes:
         raise PreconditionError(
             f"not enough memory: the engines of '{deployment.platform.name}' need {format_bytes(sized.need_bytes)}, {format_bytes(free_bytes)} are free",
@@ -255,7 +258,7 @@ def _validate_gateway(deployment: Deployment, desired: Desired) -> None:
     import json
 
     layout = deployment.layout
-    if read_release(layout.release).gateway == {path.name: digest(content) for path, content in desired.files.items()}:
+    if read_release(layout.release).gateway == file_hashes(desired):
         return
     files = gateway_files(layout, deployment.platform)
     content = desired.files

@@ -36,7 +36,7 @@ class Share:
 
     Attributes:
         cores: CPU ids its threads are bound to (CPU engine).
-        kv_cache_bytes: Memory for the KV cache, (CPU engine).
+        kv_cache_bytes: Memory for the KV cache (CPU engine).
         gpus: GPU indices (GPU engine); empty on a machine without.
     """
 
@@ -126,7 +126,7 @@ def engine_for(model: Model, index: int, *, python: Path, weights: Path, identit
 
 
 def launcher(python: Path, socket: Path) -> tuple[str, ...]:
-    """What stands before an engine's command line: removes a stale socket, then becomes the engine."""
+    """What stands before an engine's command line: removes a stale socket, gives way to the gateway, becomes the engine."""
     return (str(python), "-m", "kivactl.targets.launch", str(socket))
 
 

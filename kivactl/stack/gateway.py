@@ -53,7 +53,7 @@ class Files:
 
     def endpoints(self, model: str) -> Path:
         """The file with the replicas of a model."""
-        return self.folder / f"endpoints-{model}.json"
+        return endpoints_file(self.folder, model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +195,11 @@ def endpoints_for(model: str, replicas: Iterable[Replica]) -> Json:
             }
         ]
     }
+
+
+def endpoints_file(folder: Path, model: str) -> Path:
+    """The file with the replicas of a model, in the gateway's folder."""
+    return folder / f"endpoints-{model}.json"
 
 
 def cluster_name(model: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from kivactl.errors import KivaError, NotReadyError, ToolError
 from kivactl.plan import Outcome, Status
 from kivactl.stack.engine import Process, parse_failure, parse_phase
+from kivactl.stack.gateway import endpoints_file
 from kivactl.stack.layout import Layout
 from kivactl.stack.supervision import supervisor_for
 from kivactl.targets.desired import Desired, definition, file_hashes, process_from
@@ -185,7 +186,7 @@ class Rollout:
                 self._write_endpoints(model, self.desired.replicas[model])
             yield Outcome(step, Status.DONE, "removed")
         for model in [model for model in self.release.replicas if model not in self.desired.replicas]:
-            (self.layout.gateway / f"endpoints-{model}.json").unlink(missing_ok=True)
+            endpoints_file(self.layout.gateway, model).unlink(missing_ok=True)
         self.release.replicas = {model: list(replicas) for model, replicas in self.desired.replicas.items()}
         self._write_supervisor_config()
         self._record()
@@ -281,7 +282,7 @@ class Rollout:
 
     def _write_endpoints(self, model: str, replicas: list[str], draining: frozenset[str] = frozenset()) -> None:
         content = self.desired.endpoints(model, self.layout, replicas, draining)
-        write_file(self.layout.gateway / f"endpoints-{model}.json", json.dumps(content, indent=1) + "\n")
+        write_file(endpoints_file(self.layout.gateway, model), json.dumps(content, indent=1) + "\n")
 
     def _write_supervisor_config(self) -> None:
         processes = [process_from(entry) for entry in self.release.processes.values()]
