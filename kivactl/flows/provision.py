@@ -15,7 +15,8 @@ from kivactl import root
 from kivactl.errors import KivaError, PreconditionError, SpecError, ToolError, from_os_error
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Change, Outcome, Plan, Verb, digest
-from kivactl.spec.platform import Gateway, Platform
+from kivactl.spec.gateway import Gateway
+from kivactl.spec.platform import Platform
 from kivactl.stack.layout import Layout
 from kivactl.targets.lock import held
 from kivactl.tools import ansible

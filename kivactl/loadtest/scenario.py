@@ -14,7 +14,7 @@ from kivactl.errors import SpecError, UsageError
 from kivactl.loadtest.assignment import Assignment
 from kivactl.spec.document import Fault, Node, Place, read
 from kivactl.spec.faults import validated
-from kivactl.spec.platform import Name
+from kivactl.spec.fields import Name
 from kivactl.spec.quantities import Duration
 from kivactl.stack.endpoint import Endpoint
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from kivactl.spec.quantities import Bytes, Duration
+from kivactl.spec.fields import Name, PositiveBytes, PositiveDuration, Strict
+from kivactl.spec.gateway import Gateway, Tenant
+from kivactl.spec.quantities import Duration
+from kivactl.spec.usage import Price, Usage
 
-NAME = re.compile(r"^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-
-
-def _name(text: str) -> str:
-    if not NAME.fullmatch(text):
-        msg = f"must be 1 to 63 lower-case letters, digits, dots or dashes and begin and end with a letter or digit, not '{text}'"
-        raise ValueError(msg)
-    return text
 
 
 def _engine_option(text: str) -> str:
@@ -41,24 +37,6 @@ def _source(text: str) -> str:
     return text
 
 
-def _more_than_nothing(amount: float) -> float:
-    if amount <= 0:
-        msg = "must be more than 0"
-        raise ValueError(msg)
-    return amount
-
-
-def _address(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        msg = f"must be an IP address such as 127.0.0.1 or 0.0.0.0, not '{text}'"
-        raise ValueError(msg) from None
-
-
-Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME.pattern})]
-"""Lower-case letters, digits, dots and dashes: fits a file name, a Kubernetes object and a URL."""
-
 RESERVED_ENGINE_OPTIONS = frozenset(
     {
         "model",
@@ -74,6 +52,7 @@ RESERVED_ENGINE_OPTIONS = frozenset(
         "api-key",
         "shutdown-timeout",
         "root-path",
+        "scheduling-policy",
     }
 )
 """Engine options that the platform sets itself; elsewhere in the spec there is a key for each a user may choose."""
@@ -82,15 +61,10 @@ RESERVED_ENGINE_OPTIONS = frozenset(
 EngineOption = Annotated[str, AfterValidator(_engine_option)]
 """Name of a vLLM option that the platform leaves to the user."""
 
-PositiveBytes = Annotated[Bytes, AfterValidator(_more_than_nothing)]
-PositiveDuration = Annotated[Duration, AfterValidator(_more_than_nothing)]
+Weight = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Model(_Strict):
+class Model(Strict):
     """One model, served by one or more identical engine replicas."""
 
     name: Name = Field(description="What clients put into `model`.")
@@ -107,6 +81,13 @@ class Model(_Strict):
         default=None, description="Time a replica has to generate its first token; derived from the model's size when absent."
     )
     drain_within: Duration = Field(default=60.0, description="Time a replica has to finish its requests before it is replaced.")
+    queue: int = Field(
+        default=256, strict=True, ge=0, le=1_000_000, description="Requests that may wait for one replica beyond `concurrency`; more are refused with 503."
+    )
+    balance: Literal["least-request", "prefix"] = Field(
+        default="least-request", description="Which replica gets a request: the one with the fewest, or the one that knows the prompt's beginning."
+    )
+    price: Price | None = Field(default=None, description="What it costs; nothing when absent.")
     engine: dict[EngineOption, str | int | float | bool] = Field(
         default_factory=dict, description="Further vLLM options, without the dashes: `dtype: bfloat16`, `enforce-eager: true`."
     )
@@ -123,43 +104,21 @@ class Model(_Strict):
         return self.source if self.source_kind == "hub" else self.source.partition(":")[2]
 
 
-class Tls(_Strict):
-    """The certificate the gateway shows. TLS 1.3 only."""
+class Alias(Strict):
+    """A further name for clients, for one model or shared out between several versions."""
 
-    certificate: str | None = Field(default=None, description="PEM file with the certificate chain; an own CA issues one when absent.")
-    key: str | None = Field(default=None, description="PEM file with the private key of that certificate.")
-    names: tuple[str, ...] = Field(
-        default=("localhost",), description="DNS names and addresses in the certificate of the own CA, besides the gateway's address."
-    )
+    name: Name = Field(description="What clients put into `model`.")
+    models: dict[Name, Weight] = Field(min_length=1, description="Share of the requests by model: `{v1: 90, v2: 10}`.")
 
     @model_validator(mode="after")
-    def _both_or_none(self) -> Self:
-        if (self.certificate is None) != (self.key is None):
-            msg = "certificate and key go together: give both or none"
+    def _some_weight(self) -> Self:
+        if sum(self.models.values()) == 0:
+            msg = "at least one model must have a weight above 0"
             raise ValueError(msg)
         return self
 
 
-class Tenant(_Strict):
-    """A department that uses the platform with tokens of its own."""
-
-    name: Name = Field(description="Stands in the tenant's tokens and bills.")
-    cost_centre: str | None = Field(default=None, description="Where its use is billed.")
-    contact: str | None = Field(default=None, description="Who is told when something concerns it.")
-
-
-class Gateway(_Strict):
-    """The one way in: TLS, tokens, limits, choice of a replica."""
-
-    address: Annotated[str, AfterValidator(_address)] = Field(default="127.0.0.1", description="Address to listen on; loopback unless you open it.")
-    port: int = Field(default=4000, strict=True, ge=1, le=65535, description="TCP port to listen on.")
-    tls: Tls = Tls()
-    tenants: tuple[Tenant, ...] = (Tenant(name="default"),)
-    request_size: PositiveBytes = Field(default=4 * 2**20, description="Largest request body.")
-    request_timeout: PositiveDuration = Field(default=600.0, description="Longest time for a whole answer.")
-
-
-class ServiceLevels(_Strict):
+class ServiceLevels(Strict):
     """What users are promised; load tests and rollouts are judged by it."""
 
     ttft_p95: PositiveDuration = Field(default=2.0, description="Time to the first token, 95th percentile.")
@@ -167,27 +126,61 @@ class ServiceLevels(_Strict):
     error_ratio: float = Field(default=0.01, strict=True, ge=0, le=1, description="Failed requests over all.")
 
 
-class Storage(_Strict):
+class Storage(Strict):
     """Where things lie. Relative paths count from the spec's folder, `~` is the user's home."""
 
     state: str = Field(default=".kiva", min_length=1, description="Keys, certificates, logs, journal and the record of what is deployed.")
     cache: str = Field(default="~/.cache/kivactl", min_length=1, description="Prepared models, shared by platforms.")
 
 
-class Platform(_Strict):
+class Platform(Strict):
     """A whole platform."""
 
     name: Name = Field(description="What the platform is called in records, reports and tokens.")
     target: Literal["local", "kubernetes"] = Field(default="local", description="Where it runs: processes on this machine, or a Kubernetes cluster.")
     models: tuple[Model, ...] = Field(min_length=1, description="What is served.")
+    aliases: tuple[Alias, ...] = ()
     gateway: Gateway = Gateway()
+    usage: Usage = Usage()
     service_levels: ServiceLevels = ServiceLevels()
     storage: Storage = Storage()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        for what, names in (("model", [m.name for m in self.models]), ("tenant", [t.name for t in self.gateway.tenants])):
+        for what, names in (
+            ("model", [model.name for model in self.models]),
+            ("alias", [alias.name for alias in self.aliases]),
+            ("tenant", [tenant.name for tenant in self.gateway.tenants]),
+        ):
             for name in names:
                 if names.count(name) > 1:
                     raise PydanticCustomError("same_name", "two {what}s are named '{name}'", {"what": what, "name": name})
         return self
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        models, public = {model.name for model in self.models}, set(self.public_names)
+        for alias in self.aliases:
+            if alias.name in models:
+                msg = f"'{alias.name}' is a model already: an alias needs a name of its own"
+                raise ValueError(msg)
+            _all_known(f"the alias '{alias.name}'", alias.models, models)
+        for tenant in self.gateway.tenants:
+            _all_known(f"the tenant '{tenant.name}'", (*(tenant.models or ()), *tenant.per_model), public)
+        return self
+
+    @property
+    def public_names(self) -> tuple[str, ...]:
+        """What clients may put into `model`: models, then aliases."""
+        return (*(model.name for model in self.models), *(alias.name for alias in self.aliases))
+
+    def names_for(self, tenant: Tenant) -> tuple[str, ...]:
+        """The public names that a tenant may use, in the order of the spec."""
+        return self.public_names if tenant.models is None else tuple(name for name in self.public_names if name in tenant.models)
+
+
+def _all_known(who: str, named: Iterable[str], known: AbstractSet[str]) -> None:
+    for name in named:
+        if name not in known:
+            msg = f"{who} names the model '{name}', which is none of: {', '.join(sorted(known))}"
+            raise ValueError(msg)

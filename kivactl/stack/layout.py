@@ -87,6 +87,45 @@ class Layout:
         return self.state / "logs"
 
     @property
+    def access_log(self) -> Path:
+        """The gateway's access log: a JSON line for each request."""
+        return self.log("access")
+
+    @property
+    def usage(self) -> Path:
+        """Folder of the metering: what engines counted, the meter's orders, the ledger."""
+        return self.state / "usage"
+
+    def usage_log(self, replica: str) -> Path:
+        """What a replica counted: a JSON line for each request."""
+        return self.usage / f"{replica}.jsonl"
+
+    @property
+    def meter_orders(self) -> Path:
+        """What the meter has to know of the spec: limits, budgets, prices."""
+        return self.usage / "meter.json"
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite ledger."""
+        return self.usage / "ledger.db"
+
+    @property
+    def token_register(self) -> Path:
+        """Which tokens were issued and revoked: ids, tenants, names, times; never a token."""
+        return self.state / "tokens" / "register.json"
+
+    @property
+    def retired_keys(self) -> Path:
+        """Folder of public keys (PEM) whose tokens are still valid after a rotation."""
+        return self.state / "tokens" / "retired"
+
+    @property
+    def scrape_targets(self) -> Path:
+        """Prometheus' list of what to scrape (`file_sd_configs`)."""
+        return self.state / "monitoring" / "targets.json"
+
+    @property
     def release(self) -> Path:
         """What is deployed, as JSON."""
         return self.state / "release.json"

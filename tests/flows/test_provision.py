@@ -9,7 +9,8 @@ from kivactl import root
 from kivactl.errors import PreconditionError, SpecError, ToolError
 from kivactl.flows.provision import changes_from, error_for, names_for, provisioned, variables_for
 from kivactl.plan import Outcome, Status, Verb
-from kivactl.spec.platform import Gateway, Platform
+from kivactl.spec.gateway import Gateway
+from kivactl.spec.platform import Platform
 from kivactl.stack.layout import Layout
 from kivactl.tools.ansible import Failure
 

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 
 from kivactl.errors import SpecError, UsageError
 from kivactl.spec.document import parse, write_yaml
+from kivactl.spec.fields import NAME
 from kivactl.spec.load import ENVIRONMENTS, load
-from kivactl.spec.platform import NAME, Platform
+from kivactl.spec.platform import Platform
 from kivactl.spec.template import overlay, starters, template, write
 
 FILE = Path("kiva.yaml")

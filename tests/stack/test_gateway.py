@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kivactl.spec.platform import Gateway, Model, Platform, Tenant
+from kivactl.spec.gateway import Gateway, Tenant
+from kivactl.spec.platform import Model, Platform
 from kivactl.stack import gateway, refusals
 from kivactl.tools import envoy
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from kivactl.plan import Verb
-from kivactl.spec.platform import Gateway, Model, Platform
+from kivactl.spec.gateway import Gateway
+from kivactl.spec.platform import Model, Platform
 from kivactl.stack.engine import GIB, Share
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Weights, changes_between, definition, desired_for, desired_from, file_hashes

@@ -17,7 +17,8 @@ import pytest
 
 from kivactl.errors import NotReadyError, ToolError
 from kivactl.plan import Status, Verb
-from kivactl.spec.platform import Gateway, Model, Platform
+from kivactl.spec.gateway import Gateway
+from kivactl.spec.platform import Model, Platform
 from kivactl.stack import tokens
 from kivactl.stack.engine import GIB, Share, launcher
 from kivactl.stack.layout import Layout
