@@ -67,3 +67,28 @@ def kivactl_process(tmp_path: Path) -> Callable[..., Transcript]:
         return Transcript(done.returncode, done.stdout, done.stderr)
 
     return transcript
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for `localhost` and 127.0.0.1 that is its own authority, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    _openssl("req", "-x509", *_P256, "-nodes", "-subj", "/CN=localhost", "-days", "2", "-addext", names, "-keyout", key, "-out", certificate)
+    return certificate, key
+
+
+@pytest.fixture(scope="session")
+def signing_key(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A private key (PEM) that signs tokens."""
+    path = tmp_path_factory.mktemp("keys") / "signing.key"
+    _openssl("genpkey", "-algorithm", *_P256[1:], "-out", path)
+    return path.read_bytes()
+
+
+_P256 = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+
+
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)

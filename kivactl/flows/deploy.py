@@ -14,9 +14,11 @@ from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
 from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Model, Platform
 from kivactl.spec.quantities import format_bytes
-from kivactl.stack import gateway, sizing, tokens
+from kivactl.stack import sizing, tokens
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.engine import Share, replica_name
+from kivactl.stack.gateway.bootstrap import validation_for
+from kivactl.stack.gateway.quota import quota_for
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url, file_hashes, gateway_files
 from kivactl.targets.lock import held
@@ -261,8 +263,7 @@ def _validate_gateway(deployment: Deployment, desired: Desired) -> None:
     if read_release(layout.release).gateway == file_hashes(desired):
         return
     files = gateway_files(layout, deployment.platform)
-    content = desired.files
-    whole = gateway.validation_for(content[files.bootstrap], content[files.listeners], content[files.clusters], content[files.certificate_secret])
+    whole = validation_for({**desired.files, files.quota: quota_for({})}, files)
     config = layout.gateway / "validation.json"
     config.write_text(json.dumps(whole))
     layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -97,7 +97,7 @@ def variables_for(platform: Platform, folder: Path, layout: Layout) -> dict[str,
     return {
         "kiva_local_platform": platform.name,
         "kiva_local_state": str(layout.state),
-        "kiva_local_folders": [str(path) for path in (layout.state, layout.gateway, layout.tls, layout.signing_key.parent, layout.logs)],
+        "kiva_local_folders": [str(path) for path in (layout.state, layout.gateway, layout.tls, layout.signing_key.parent, layout.logs, layout.usage)],
         "kiva_local_cache": str(layout.cache),
         "kiva_local_tls": str(layout.tls),
         "kiva_local_signing_key": str(layout.signing_key),

@@ -19,6 +19,7 @@ from kivactl.spec import document
 from kivactl.spec.document import Fault, Node, Place
 
 if TYPE_CHECKING:
+    from kivactl.spec.gateway import Issuer
     from kivactl.spec.platform import Platform
 
 FILE = "kiva.yaml"
@@ -221,5 +222,11 @@ def _with_absolute_paths(platform: Platform, folder: Path) -> Platform:
     )
     tls = platform.gateway.tls
     files = {key: str(resolved(value, folder)) for key, value in (("certificate", tls.certificate), ("key", tls.key)) if value is not None}
-    gateway = platform.gateway.model_copy(update={"tls": tls.model_copy(update=files)})
+    issuers = tuple(_with_absolute_files(issuer, folder) for issuer in platform.gateway.issuers)
+    gateway = platform.gateway.model_copy(update={"tls": tls.model_copy(update=files), "issuers": issuers})
     return platform.model_copy(update={"models": models, "gateway": gateway})
+
+
+def _with_absolute_files(issuer: Issuer, folder: Path) -> Issuer:
+    jwks = issuer.jwks if issuer.jwks.startswith(("http://", "https://")) else str(resolved(issuer.jwks, folder))
+    return issuer.model_copy(update={"jwks": jwks, "ca": None if issuer.ca is None else str(resolved(issuer.ca, folder))})

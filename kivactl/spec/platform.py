@@ -81,6 +81,9 @@ class Model(Strict):
         default=None, description="Time a replica has to generate its first token; derived from the model's size when absent."
     )
     drain_within: Duration = Field(default=60.0, description="Time a replica has to finish its requests before it is replaced.")
+    stalled_after: PositiveDuration = Field(
+        default=15.0, ge=5, description="Time without a generated token after which a replica gets no requests; soon after it is started anew."
+    )
     queue: int = Field(
         default=256, strict=True, ge=0, le=1_000_000, description="Requests that may wait for one replica beyond `concurrency`; more are refused with 503."
     )

@@ -71,7 +71,19 @@ def replica_name(model: str, index: int) -> str:
     return f"{model}-{index}"
 
 
-def engine_for(model: Model, index: int, *, python: Path, weights: Path, identity: str, socket: Path, share: Share, ready_within_s: float) -> Process:
+def engine_for(
+    model: Model,
+    index: int,
+    *,
+    python: Path,
+    weights: Path,
+    identity: str,
+    socket: Path,
+    usage_log: Path,
+    share: Share,
+    ready_within_s: float,
+    traces: str | None = None,
+) -> Process:
     """One engine replica on this machine.
 
     Args:
@@ -81,9 +93,12 @@ def engine_for(model: Model, index: int, *, python: Path, weights: Path, identit
         weights: Folder in Hugging Face layout.
         identity: Hash that says exactly which weights; part of the environment, so that other weights are a change.
         socket: Unix socket to listen on.
+        usage_log: File in which it writes down what each request used.
         share: Its part of the machine.
         ready_within_s: Seconds until its first token.
+        traces: OTLP/HTTP address of a collector; None for no traces.
     """
+    name = replica_name(model.name, index)
     argv = [
         *launcher(python, socket),
         str(python),
@@ -93,10 +108,11 @@ def engine_for(model: Model, index: int, *, python: Path, weights: Path, identit
         *("--uds", str(socket)),
         *("--max-model-len", str(model.max_length)),
         *("--max-num-seqs", str(model.concurrency)),
-        *("--middleware", "kivactl.stack.hold_start.HoldStart"),
+        # The one named last is the outermost: counting does not see the probes of generation.
+        *("--middleware", "kivactl.stack.inside.Inside"),
+        *("--middleware", "kivactl.usage.count.CountUsage"),
+        *("--scheduling-policy", "priority"),
         *("--shutdown-timeout", str(round(model.drain_within))),
-        # Usage is counted even when the client does not ask for it.
-        "--enable-force-include-usage",
         "--enable-prompt-tokens-details",
         "--enable-request-id-headers",
         "--disable-uvicorn-access-log",
@@ -104,19 +120,29 @@ def engine_for(model: Model, index: int, *, python: Path, weights: Path, identit
     ]
     environment = {
         "KIVA_MODEL_IDENTITY": identity,
+        "KIVA_REPLICA": name,
+        "KIVA_MODEL": model.name,
+        "KIVA_USAGE_LOG": str(usage_log),
+        # Below the gateway's patience with a check, which is a little less than half of the whole.
+        "KIVA_PROBE_S": f"{model.stalled_after / 3:g}",
+        # Aliases are the gateway's business: it has checked the name before it chose this engine.
+        "VLLM_SKIP_MODEL_NAME_VALIDATION": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "VLLM_LOGGING_COLOR": "0",
     }
+    if traces is not None:
+        argv += ["--otlp-traces-endpoint", f"{traces.rstrip('/')}/v1/traces"]
+        environment |= {"OTEL_SERVICE_NAME": name, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
     if share.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in share.gpus)
     else:
         argv += ["--kv-cache-memory-bytes", str(share.kv_cache_bytes)]
         environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in share.cores)
     return Process(
-        name=replica_name(model.name, index),
+        name=name,
         argv=tuple(argv),
         environment=environment,
         stop_within_s=model.drain_within + 15,

@@ -2,18 +2,12 @@
 
 vLLM sends status and headers before it has a token. From then on no proxy can try the request on another replica, so
 everything queued on a dying replica would fail. Held back, a request that has not begun to stream is still whole in the
-gateway's hands. Runs inside the engine (`--middleware kivactl.stack.hold_start.HoldStart`) and imports nothing.
+gateway's hands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+from kivactl.stack.asgi import App, Message, Receive, Scope, Send
 
 
 class HoldStart:
@@ -22,7 +16,7 @@ class HoldStart:
     def __init__(self, app: App) -> None:
         self._app = app
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; anything but HTTP passes unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)

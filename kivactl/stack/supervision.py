@@ -49,7 +49,7 @@ def supervisor_for(layout: Layout, processes: Iterable[Process], *, python: Path
             [
                 "[eventlistener:reaper]",
                 f"command={_quoted((str(python), '-m', 'kivactl.targets.reaper'))}",
-                "events=PROCESS_STATE_STARTING,PROCESS_STATE_RUNNING,PROCESS_STATE_BACKOFF,PROCESS_STATE_EXITED,PROCESS_STATE_STOPPED,PROCESS_STATE_FATAL",
+                "events=PROCESS_STATE_STARTING,PROCESS_STATE_RUNNING,PROCESS_STATE_BACKOFF,PROCESS_STATE_EXITED,PROCESS_STATE_STOPPED,PROCESS_STATE_FATAL,TICK_5",
                 "priority=1",
                 "autorestart=true",
                 f"environment={common}",

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from kivactl.errors import PreconditionError
-from kivactl.stack.gateway_filters import AUDIENCE
+from kivactl.stack.gateway.access import AUDIENCE
 from kivactl.stack.secret import Secret
 
 if TYPE_CHECKING:

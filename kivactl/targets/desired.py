@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kivactl.plan import Change, Difference, Verb, digest
 from kivactl.spec.platform import Platform
-from kivactl.stack import gateway
 from kivactl.stack.engine import Process, Share, engine_for, replica_name
+from kivactl.stack.gateway import access, bootstrap, clusters, listener, quota, routes
+from kivactl.stack.gateway.files import Files
 from kivactl.stack.layout import Layout
+from kivactl.stack.metering import orders_for
+from kivactl.stack.monitoring import scrape_targets_for
 from kivactl.targets.release import Release
-from kivactl.targets.status import GATEWAY
+from kivactl.targets.status import GATEWAY, METER
 
 Json = dict[str, Any]
 
@@ -38,31 +41,31 @@ class Desired:
     """What should be.
 
     Attributes:
-        processes: By name; the gateway first.
+        processes: By name; the gateway and the meter first.
         replicas: Names of the replicas of every model.
-        files: Content of the gateway's files by path, without the endpoints.
+        files: Content of the gateway's and the meter's files by path, without the endpoints; in the order of writing.
+        first: Content of files that others own once they are there.
         endpoint: Base URL for clients.
     """
 
     processes: dict[str, Process]
     replicas: dict[str, list[str]]
-    files: dict[Path, Json]
+    files: dict[Path, Any]
+    first: dict[Path, Any]
     endpoint: str
 
-    def endpoints(self, model: str, layout: Layout, replicas: list[str], draining: frozenset[str] = frozenset()) -> Json:
-        """Content of a model's endpoints file."""
-        return gateway.endpoints_for(model, [gateway.Replica(name, layout.engine_socket(name), name in draining) for name in replicas])
+
+def endpoints(model: str, layout: Layout, replicas: list[str], draining: frozenset[str] = frozenset(), *, waiting: bool = True) -> Json:
+    """Content of a model's endpoints file."""
+    known = [clusters.Replica(name, layout.engine_socket(name), name in draining) for name in replicas]
+    return clusters.endpoints_for(model, _files(layout, layout.certificate, layout.certificate_key), known, waiting=waiting)
 
 
-def gateway_files(layout: Layout, platform: Platform) -> gateway.Files:
+def gateway_files(layout: Layout, platform: Platform) -> Files:
     """Where the gateway of this machine has its files."""
     tls = platform.gateway.tls
-    return gateway.Files(
-        folder=layout.gateway,
-        admin_socket=layout.gateway_admin_socket,
-        certificate=Path(tls.certificate) if tls.certificate else layout.certificate,
-        certificate_key=Path(tls.key) if tls.key else layout.certificate_key,
-    )
+    certificate = Path(tls.certificate) if tls.certificate else layout.certificate
+    return _files(layout, certificate, Path(tls.key) if tls.key else layout.certificate_key)
 
 
 def desired_for(
@@ -72,6 +75,7 @@ def desired_for(
     weights: Mapping[str, Weights],
     shares: Mapping[str, list[Share]],
     jwks: Mapping[str, Any],
+    revoked: Iterable[str] = (),
     python: Path,
     envoy: Path,
     gateway_workers: int,
@@ -84,13 +88,18 @@ def desired_for(
         weights: By model name.
         shares: What each replica gets of the machine, by model name, in the order of the replicas.
         jwks: Public keys that sign tokens.
+        revoked: Ids of the tokens that are no longer good.
         python: Interpreter that has the engine.
         envoy: The gateway's program.
         gateway_workers: Threads of the gateway.
     """
     files = gateway_files(layout, platform)
-    command = gateway.command_for(envoy, files, workers=gateway_workers, drain_s=platform.gateway.request_timeout)
-    processes = {GATEWAY: Process(name=GATEWAY, argv=command, stop_within_s=10, settles_within_s=2)}
+    command = bootstrap.command_for(envoy, files, workers=gateway_workers, drain_s=platform.gateway.request_timeout)
+    meter = (str(python), "-m", "kivactl.usage.meter", str(layout.meter_orders))
+    processes = {
+        GATEWAY: Process(name=GATEWAY, argv=command, stop_within_s=10, settles_within_s=2),
+        METER: Process(name=METER, argv=meter, stop_within_s=10, settles_within_s=1),
+    }
     replicas: dict[str, list[str]] = {}
     for model in platform.models:
         ready = weights[model.name]
@@ -104,20 +113,36 @@ def desired_for(
                 weights=ready.folder,
                 identity=ready.identity,
                 socket=layout.engine_socket(name),
+                usage_log=layout.usage_log(name),
                 share=shares[model.name][index],
                 ready_within_s=ready.ready_within_s,
+                traces=platform.gateway.tracing.otlp if platform.gateway.tracing else None,
             )
+    known = {model: [clusters.Replica(name, layout.engine_socket(name)) for name in names] for model, names in replicas.items()}
     return Desired(
         processes=processes,
         replicas=replicas,
+        # In the order of writing: what a part refers to is there before it.
         files={
-            files.bootstrap: gateway.bootstrap_for(platform, files),
-            files.certificate_secret: gateway.certificate_for(files),
-            files.clusters: gateway.clusters_for(platform, files),
-            files.listeners: gateway.listeners_for(platform, files, jwks),
+            layout.meter_orders: orders_for(platform, layout),
+            layout.scrape_targets: scrape_targets_for(platform, replicas),
+            files.bootstrap: bootstrap.bootstrap_for(platform, files),
+            files.certificate_secret: listener.certificate_for(files),
+            files.authentication: access.authentication_for(platform, jwks),
+            files.revoked: access.revocation_for(revoked),
+            files.admission: access.admission_for(platform),
+            files.limits: access.limits_for(platform),
+            files.clusters: clusters.clusters_for(platform, files, known),
+            files.routes: routes.routes_for(platform),
+            files.listeners: listener.listeners_for(platform, files, known),
         },
+        first={files.quota: quota.quota_for({})},
         endpoint=endpoint_url(platform),
     )
+
+
+def _files(layout: Layout, certificate: Path, key: Path) -> Files:
+    return Files(folder=layout.gateway, run=layout.run, certificate=certificate, certificate_key=key, access_log=layout.access_log)
 
 
 def endpoint_url(platform: Platform) -> str:
@@ -144,6 +169,7 @@ def desired_from(release: Release) -> Desired:
         processes={name: process_from(entry) for name, entry in release.processes.items()},
         replicas={model: list(names) for model, names in release.replicas.items()},
         files={},
+        first={},
         endpoint=release.endpoint,
     )
 
@@ -161,7 +187,7 @@ def changes_between(release: Release, alive: frozenset[str], desired: Desired) -
         alive: Names of the processes that run.
         desired: What should be.
     """
-    changes = [_gateway_change(release, alive, desired)]
+    changes = [_gateway_change(release, alive, desired), _meter_change(release, alive, desired)]
     for model, replicas in desired.replicas.items():
         disruption = _disruption(model, replicas)
         changes += [_process_change(replica, release, alive, desired, disruption) for replica in replicas]
@@ -191,6 +217,17 @@ def _gateway_change(release: Release, alive: frozenset[str], desired: Desired) -
         where = (Difference("endpoint", release.endpoint, desired.endpoint),) if release.endpoint != desired.endpoint else ()
         return Change(Verb.UPDATE, subject, (*where, *(Difference(name, "deployed", "changed") for name in changed)))
     return None
+
+
+def _meter_change(release: Release, alive: frozenset[str], desired: Desired) -> Change | None:
+    after = definition(desired.processes[METER])
+    before = release.processes.get(METER)
+    if before is None:
+        return Change(Verb.CREATE, METER)
+    changed = differences(before, after)
+    if METER not in alive:
+        return Change(Verb.START, METER, changed)
+    return Change(Verb.REPLACE, METER, changed) if changed else None
 
 
 def _process_change(name: str, release: Release, alive: frozenset[str], desired: Desired, disruption: str) -> Change | None:

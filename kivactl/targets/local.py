@@ -16,7 +16,7 @@ from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Desired, changes_between, desired_from
 from kivactl.targets.release import Release, read_release, write_release
 from kivactl.targets.rollout import STATE_VARIABLE, Rollout
-from kivactl.targets.status import GATEWAY
+from kivactl.targets.status import GATEWAY, METER
 from kivactl.tools import leftovers, vllm
 from kivactl.tools.clock import Clock
 from kivactl.tools.envoy import Admin
@@ -113,7 +113,7 @@ class LocalTarget:
 
     def _shut_down(self, supervisor: Supervisor) -> Iterator[Outcome]:
         names = sorted(name for name, state in supervisor.states().items() if not state.gone and name != REAPER)
-        engines = {name for name in names if name != GATEWAY}
+        engines = {name for name in names if name not in {GATEWAY, METER}}
         started_s = self.clock.now_s()
         for name in sorted(engines):
             yield Outcome(_subject(name), Status.STARTED, "stopping")
@@ -125,6 +125,7 @@ class LocalTarget:
                 yield Outcome(_subject(name), Status.DONE, "stopped", self.clock.now_s() - started_s)
             self.clock.sleep(0.1)
         supervisor.stop(GATEWAY)
+        supervisor.stop(METER)  # the last, so that it counts what ended with the gateway
         supervisor.shutdown()
         until_gone(supervisor, self.clock, within_s=30)
         yield Outcome("supervisor", Status.DONE, "stopped")
@@ -161,4 +162,4 @@ class LocalTarget:
 
 
 def _subject(name: str) -> str:
-    return name if name == GATEWAY else f"engine {name}"
+    return name if name in {GATEWAY, METER} else f"engine {name}"

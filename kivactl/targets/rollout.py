@@ -18,12 +18,12 @@ from typing import Any
 from kivactl.errors import KivaError, NotReadyError, ToolError
 from kivactl.plan import Outcome, Status
 from kivactl.stack.engine import Process, parse_failure, parse_phase
-from kivactl.stack.gateway import endpoints_file
+from kivactl.stack.gateway.files import endpoints_file
 from kivactl.stack.layout import Layout
 from kivactl.stack.supervision import supervisor_for
-from kivactl.targets.desired import Desired, definition, file_hashes, process_from
+from kivactl.targets.desired import Desired, definition, endpoints, file_hashes, process_from
 from kivactl.targets.release import Release, write_file, write_release
-from kivactl.targets.status import GATEWAY
+from kivactl.targets.status import GATEWAY, METER
 from kivactl.tools import leftovers
 from kivactl.tools.clock import Clock
 from kivactl.tools.envoy import Admin
@@ -68,6 +68,7 @@ class Rollout:
         supervisor = yield from self._supervisor()
         yield from self._gateway_files()
         yield from self._gateway(supervisor)
+        yield from self._meter(supervisor)
         yield from self._start_missing(supervisor, unfinished=unfinished)
         yield from self._replace_changed(supervisor)
         yield from self._remove_extra(supervisor)
@@ -75,7 +76,7 @@ class Rollout:
     def drain_all(self) -> None:
         """Mark every replica as draining: the gateway refuses what is new and finishes what it has."""
         for model, replicas in self.desired.replicas.items():
-            self._write_endpoints(model, replicas, draining=frozenset(replicas))
+            self._write_endpoints(model, replicas, draining=frozenset(replicas), waiting=False)
 
     def _supervisor(self) -> Generator[Outcome, None, Supervisor]:
         supervisor = Supervisor(self.layout.supervisor_socket)
@@ -94,6 +95,11 @@ class Rollout:
         """Write what the gateway reads; a running one takes it over at once, clusters before the routes that name them."""
         for model, replicas in self.desired.replicas.items():
             self._write_endpoints(model, self._known(model, replicas))
+        for path, content in self.desired.first.items():
+            if not path.exists():
+                write_file(path, json.dumps(content, indent=1) + "\n")
+        for path in self.desired.files:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         changed = [path.name for path, content in self.desired.files.items() if write_file(path, json.dumps(content, indent=1) + "\n")]
         self.release.spec_digest = ""  # until this rollout is finished
         if self.desired.files:
@@ -118,6 +124,14 @@ class Rollout:
                 return
             self._fail_if_dead(supervisor, process)
         raise NotReadyError(f"the gateway does not listen within {process.ready_within_s:g} s", "kivactl logs gateway", self._last_lines(GATEWAY))
+
+    def _meter(self, supervisor: Supervisor) -> Iterator[Outcome]:
+        process = self.desired.processes[METER]
+        state = supervisor.states().get(METER)
+        if state and state.alive and self.release.processes.get(METER) == definition(process):
+            return
+        self._exchange(supervisor, process)
+        yield Outcome(METER, Status.DONE, "counts")
 
     def _start_missing(self, supervisor: Supervisor, *, unfinished: bool) -> Iterator[Outcome]:
         """Start all replicas that do not run, at once; wait also for those that an unfinished deploy has started."""
@@ -242,7 +256,7 @@ class Rollout:
         """Put a process in the place of the one with its name, and start it."""
         supervisor.stop(process.name)
         supervisor.remove(process.name)
-        if process.name != GATEWAY:
+        if process.name not in {GATEWAY, METER}:
             self.layout.engine_socket(process.name).unlink(missing_ok=True)
         # The log begins anew, so that what it says is about this start; supervisor keeps the older ones.
         log = self.layout.log(process.name)
@@ -280,8 +294,8 @@ class Rollout:
         extra = [name for name in self.release.replicas.get(model, []) if name not in replicas and name in self.release.processes]
         return [*replicas, *extra]
 
-    def _write_endpoints(self, model: str, replicas: list[str], draining: frozenset[str] = frozenset()) -> None:
-        content = self.desired.endpoints(model, self.layout, replicas, draining)
+    def _write_endpoints(self, model: str, replicas: list[str], draining: frozenset[str] = frozenset(), *, waiting: bool = True) -> None:
+        content = endpoints(model, self.layout, replicas, draining, waiting=waiting)
         write_file(endpoints_file(self.layout.gateway, model), json.dumps(content, indent=1) + "\n")
 
     def _write_supervisor_config(self) -> None:

@@ -11,7 +11,8 @@ from kivactl.targets.release import Release, read_release
 from kivactl.tools.envoy import Admin, Upstream
 from kivactl.tools.supervisor import ProcessState, Supervisor
 
-GATEWAY = "gateway"
+GATEWAY, METER = "gateway", "meter"
+"""The processes of a platform that are no engines."""
 
 
 class Health(StrEnum):
@@ -58,7 +59,7 @@ class Status:
         health: Serving when everything serves; degraded when something does and something does not.
         endpoint: Base URL for clients; empty when nothing is deployed.
         deployed_at: When the last deploy finished; empty when one is unfinished or none was made.
-        components: The gateway first, then the replicas.
+        components: The gateway first, then the meter, then the replicas.
     """
 
     platform: str
@@ -85,22 +86,28 @@ def status_from(release: Release, processes: dict[str, ProcessState], upstreams:
     by_address = {upstream.address: upstream for upstream in upstreams}
     components = []
     if GATEWAY in release.processes:
-        components.append(_component(GATEWAY, "", processes.get(GATEWAY), None, sum(upstream.active for upstream in upstreams), bool(upstreams)))
+        components.append(
+            _component(
+                GATEWAY, "", processes.get(GATEWAY), None, sum(upstream.active for upstream in upstreams if not upstream.waiting), serves=bool(upstreams)
+            )
+        )
+    if METER in release.processes:
+        components.append(_component(METER, "", processes.get(METER), None, 0, serves=True))
     for model, replicas in release.replicas.items():
         for replica in replicas:
             upstream = by_address.get(str(layout.engine_socket(replica)))
             serves = upstream is not None and upstream.healthy
-            components.append(_component(replica, model, processes.get(replica), upstream, upstream.active if upstream else 0, serves))
+            components.append(_component(replica, model, processes.get(replica), upstream, upstream.active if upstream else 0, serves=serves))
     return Status(
         platform=release.platform or platform,
-        health=_overall([component.health for component in components]),
+        health=_overall(components),
         endpoint=release.endpoint,
         deployed_at=release.deployed_at,
         components=tuple(components),
     )
 
 
-def _component(name: str, model: str, process: ProcessState | None, upstream: Upstream | None, active: int, serves: bool) -> Component:
+def _component(name: str, model: str, process: ProcessState | None, upstream: Upstream | None, active: int, *, serves: bool) -> Component:
     if process is None or process.state in {"STOPPED", "STOPPING", "EXITED", "FATAL"}:
         health = Health.STOPPED
     elif process.state == "BACKOFF":
@@ -120,12 +127,13 @@ def _component(name: str, model: str, process: ProcessState | None, upstream: Up
     )
 
 
-def _overall(healths: list[Health]) -> Health:
-    if not healths:
+def _overall(components: list[Component]) -> Health:
+    if not components:
         return Health.ABSENT
-    gateway, *replicas = healths
-    if gateway is Health.SERVING and any(health is Health.SERVING for health in replicas):
-        return Health.SERVING if all(health is Health.SERVING for health in replicas) else Health.DEGRADED
+    healths = [component.health for component in components]
+    gateway = next((component.health for component in components if component.name == GATEWAY), Health.STOPPED)
+    if gateway is Health.SERVING and any(component.health is Health.SERVING for component in components if component.model):
+        return Health.SERVING if all(health is Health.SERVING for health in healths) else Health.DEGRADED
     if all(health is Health.STOPPED for health in healths):
         return Health.STOPPED
     return Health.STARTING if any(health is Health.STARTING for health in healths) else Health.DEGRADED

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kivactl.errors import ToolError
+from kivactl.stack.gateway.files import ENGINE
 from kivactl.tools import process
 from kivactl.tools.supervisor import UnixConnection
 
@@ -28,6 +29,7 @@ class Upstream:
         healthy: Whether it gets requests.
         draining: Whether it is marked to get nothing new.
         active: Requests it works on for the gateway.
+        waiting: Whether this is no replica but where requests wait for one.
     """
 
     cluster: str
@@ -35,6 +37,7 @@ class Upstream:
     healthy: bool
     draining: bool
     active: int
+    waiting: bool = False
 
 
 def find_envoy() -> Path:
@@ -67,12 +70,12 @@ class Admin:
             return False
 
     def upstreams(self) -> list[Upstream]:
-        """All replicas; empty when the gateway does not answer."""
+        """All replicas, as the clusters that serve requests see them; empty when the gateway does not answer."""
         try:
             _, text = self._get("/clusters?format=json")
         except OSError:
             return []
-        return parse_clusters(text)
+        return [upstream for upstream in parse_clusters(text) if upstream.cluster.startswith(ENGINE)]
 
     def counters(self, prefix: str) -> dict[str, int]:
         """Statistics whose names begin with a prefix, by name; empty when the gateway does not answer."""
@@ -82,10 +85,17 @@ class Admin:
             return {}
         return {row["name"]: row["value"] for row in json.loads(text)["stats"] if "value" in row}
 
-    def _get(self, path: str) -> tuple[int, str]:
+    def reopen_logs(self) -> bool:
+        """Let the gateway open its access log anew, after it was renamed; says whether the gateway answered."""
+        try:
+            return self._get("/reopen_logs", "POST")[0] == 200
+        except OSError:
+            return False
+
+    def _get(self, path: str, method: str = "GET") -> tuple[int, str]:
         connection = UnixConnection(self.path, self._timeout_s)
         try:
-            connection.request("GET", path)
+            connection.request(method, path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         except http.client.HTTPException as error:
@@ -103,6 +113,7 @@ def parse_clusters(text: str) -> list[Upstream]:
             healthy=_healthy(host.get("health_status", {})),
             draining=host.get("health_status", {}).get("eds_health_status") == "DRAINING",
             active=int(next((stat.get("value", 0) for stat in host["stats"] if stat["name"] == "rq_active"), 0)),
+            waiting=host.get("priority", 0) > 0,
         )
         for cluster in json.loads(text).get("cluster_statuses", [])
         for host in cluster.get("host_statuses", [])

@@ -11,7 +11,17 @@ MODEL = Model(name="m", source="path:./m", replicas=2, max_length=512, concurren
 
 
 def engine(share: Share):
-    return engine_for(MODEL, 1, python=Path("/py"), weights=Path("/w"), identity="abc", socket=Path("/run/x.sock"), share=share, ready_within_s=300)
+    return engine_for(
+        MODEL,
+        1,
+        python=Path("/py"),
+        weights=Path("/w"),
+        identity="abc",
+        socket=Path("/run/x.sock"),
+        usage_log=Path("/u.jsonl"),
+        share=share,
+        ready_within_s=300,
+    )
 
 
 def option(argv, name):

@@ -33,3 +33,9 @@ def test_a_death_without_a_known_pid_ends_nothing():
 
 def test_tokens():
     assert parse_tokens("a:1 b:x:y c") == {"a": "1", "b": "x:y"}
+
+
+def test_what_hangs_is_ended_at_the_next_tick():
+    groups: list[int] = []
+    serve(io.StringIO(event("TICK_5", "when:1760000000")), io.StringIO(), lambda name: 0, groups.append, lambda: [44])
+    assert groups == [44]

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -25,8 +26,8 @@ from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Weights, desired_for
 from kivactl.targets.local import LocalTarget
 from kivactl.targets.rollout import STATE_VARIABLE
-from kivactl.targets.status import GATEWAY, Health, status_of
-from kivactl.tools import envoy, leftovers, process
+from kivactl.targets.status import GATEWAY, METER, Health, status_of
+from kivactl.tools import envoy, leftovers
 from kivactl.tools.supervisor import Supervisor
 
 pytestmark = pytest.mark.real
@@ -37,39 +38,18 @@ STAND_IN = Path(__file__).with_name("stand_in_engine.py")
 class Site:
     """A platform of stand-ins on this machine."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, certificate: tuple[Path, Path], signing_key: bytes) -> None:
         self.layout = Layout(folder / "state", folder / "cache")
         for path in (self.layout.state, self.layout.run, self.layout.gateway, self.layout.tls, self.layout.logs, self.layout.signing_key.parent):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        process.run(
-            [
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-subj",
-                "/CN=localhost",
-                "-days",
-                "2",
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-                "-keyout",
-                self.layout.certificate_key,
-                "-out",
-                self.layout.certificate,
-            ]
-        )
-        process.run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", self.layout.signing_key])
+        for source, target in zip(certificate, (self.layout.certificate, self.layout.certificate_key), strict=True):
+            shutil.copy(source, target)
+        self.layout.signing_key.write_bytes(signing_key)
         self.port = port
         self.target = LocalTarget(self.layout)
-        key = self.layout.signing_key.read_bytes()
-        self.jwks = tokens.jwks_for([key])
+        self.jwks = tokens.jwks_for([signing_key])
         self.token = tokens.issue(
-            key, platform="kiva", tenant="default", name="test", token_id="1", issued_at=datetime.now(UTC), lifetime=timedelta(hours=1)
+            signing_key, platform="kiva", tenant="default", name="test", token_id="1", issued_at=datetime.now(UTC), lifetime=timedelta(hours=1)
         ).reveal()
 
     def desired(self, replicas=2, *extra, ready_within_s=20.0):
@@ -85,7 +65,7 @@ class Site:
             gateway_workers=1,
         )
         for name, engine in what.processes.items():
-            if name != GATEWAY:
+            if name not in {GATEWAY, METER}:
                 argv = (
                     *launcher(Path(sys.executable), self.layout.engine_socket(name)),
                     sys.executable,
@@ -164,11 +144,11 @@ class Load:
 
 
 @pytest.fixture
-def site(tmp_path):
+def site(tmp_path, certificate, signing_key):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    site = Site(tmp_path, port)
+    site = Site(tmp_path, port, certificate, signing_key)
     yield site
     list(site.target.stop())
     assert site.leftovers() == []
@@ -278,7 +258,7 @@ def test_a_deploy_killed_at_any_step_is_gone_on_with(site, after):
 def test_fewer_and_more_replicas(site):
     site.deploy(site.desired(1))
     plan = site.target.plan(site.desired(2), "grow")
-    assert [(change.verb, change.subject) for change in plan.changes] == [(Verb.CREATE, "engine m-1")]
+    assert [(change.verb, change.subject) for change in plan.changes] == [(Verb.UPDATE, "gateway"), (Verb.CREATE, "engine m-1")]
     site.deploy(site.desired(2))
     outcomes = site.deploy(site.desired(1))
     assert any(outcome.step == "engine m-1" and outcome.message == "removed" and outcome.status is Status.DONE for outcome in outcomes)

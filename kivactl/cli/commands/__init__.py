@@ -43,6 +43,7 @@ REGISTRY = (
     Entry("chat", _RUN, "Ask a model one question."),
     Entry("token", _RUN, "Issue a token for a tenant."),
     Entry("down", _RUN, "Stop the platform and leave nothing behind."),
+    Entry("usage", _CARE, "Show who used what, what it costs, and how budgets stand."),
     Entry("loadtest", _CARE, "Measure latency and throughput under load."),
     Entry("runbook", _CARE, "Run a written procedure."),
 )

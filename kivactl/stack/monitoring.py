@@ -1,0 +1,33 @@
+"""What Prometheus scrapes: the gateway and every engine replica, in one list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kivactl.spec.platform import Platform
+
+GATEWAY_METRICS = "/metrics/gateway"
+
+
+def engine_metrics(replica: str) -> str:
+    """Path of a replica's metrics at the gateway's metrics port."""
+    return f"/metrics/engines/{replica}"
+
+
+def scrape_targets_for(platform: Platform, replicas: Mapping[str, Iterable[str]]) -> list[dict[str, Any]]:
+    """The list for Prometheus' `file_sd_configs`, in the order gateway, replicas.
+
+    Args:
+        platform: The spec.
+        replicas: Names of the replicas of every model.
+    """
+    address = platform.gateway.metrics.address
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  (asked for, not bound)
+    target = f"[{host}]:{platform.gateway.metrics_port}" if ":" in host else f"{host}:{platform.gateway.metrics_port}"
+
+    def entry(path: str, **labels: str) -> dict[str, Any]:
+        return {"targets": [target], "labels": {"__metrics_path__": path, "platform": platform.name, **labels}}
+
+    engines = [entry(engine_metrics(name), component="engine", instance=name, model=model) for model, names in replicas.items() for name in names]
+    return [entry(GATEWAY_METRICS, component="gateway", instance="gateway"), *engines]

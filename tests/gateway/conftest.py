@@ -1,0 +1,425 @@
+"""The real gateway without supervisor and engines: Envoy on the files that a deploy would write, before stand-in engines that record what reaches them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from kivactl.spec.gateway import Gateway, Tenant
+from kivactl.spec.platform import Alias, Model, Platform
+from kivactl.stack import tokens
+from kivactl.stack.engine import GIB, Process, Share
+from kivactl.stack.gateway.files import Files, endpoints_file
+from kivactl.stack.gateway.quota import quota_for
+from kivactl.stack.layout import Layout
+from kivactl.targets.desired import Weights, desired_for, endpoints, gateway_files
+from kivactl.targets.release import write_file
+from kivactl.targets.status import GATEWAY
+from kivactl.tools import envoy
+
+RECORDING_ENGINE = Path(__file__).with_name("recording_engine.py")
+PATIENCE_S = 15.0
+CHAT = "/v1/chat/completions"
+
+Headers = list[tuple[str, str]]
+
+
+def gateway_files_of(platform: Platform, layout: Layout, jwks: Mapping[str, Any]) -> tuple[dict[Path, Any], Process]:
+    """What a deploy of this spec writes for the gateway, and how it starts it; the one place here that knows how to ask for that."""
+    desired = desired_for(
+        platform,
+        layout,
+        weights={model.name: Weights(Path("/weights"), "identity", 10.0) for model in platform.models},
+        shares={model.name: [Share((0,), GIB)] * model.replicas for model in platform.models},
+        jwks=jwks,
+        python=Path(sys.executable),
+        envoy=envoy.find_envoy(),
+        gateway_workers=1,
+    )
+    replicas = {endpoints_file(layout.gateway, model): endpoints(model, layout, names) for model, names in desired.replicas.items()}
+    return {**replicas, **desired.files}, desired.processes[GATEWAY]
+
+
+def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+    """Wait for something true and return it."""
+    end_s = time.monotonic() + patience_s
+    while time.monotonic() < end_s:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    return pytest.fail(f"not within {patience_s:g} s")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer as it came over the wire."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        values = [value for key, value in self.headers if key == name]
+        assert len(values) < 2, f"{name} twice: {values}"
+        return values[0] if values else None
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def refuses(self, status: int, code: str | None = None, *, identified: bool = True) -> dict[str, Any]:
+        """Check that it is a refusal as OpenAI's clients read it; returns the error. What could not even be read as a request has no id."""
+        assert self.status == status, (self.status, self.body)
+        assert self.header("content-type") == "application/json"
+        assert bool(self.header("x-request-id")) == identified
+        error = self.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert isinstance(error["message"], str)
+        assert error["message"].endswith(".")
+        assert isinstance(error["type"], str)
+        assert error["param"] is None or isinstance(error["param"], str)
+        assert isinstance(error["code"], str)
+        if code is not None:
+            assert error["code"] == code
+        return error
+
+
+class Connection:
+    """A client's connection; it sends any bytes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.buffer = sock, b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def send_what_is_taken(self, data: bytes, piece_bytes: int = 65536) -> None:
+        """Send until the gateway will not have more."""
+        try:
+            for start in range(0, len(data), piece_bytes):
+                self.send(data[start : start + piece_bytes])
+        except OSError:
+            return
+
+    def head(self) -> list[str] | None:
+        """The lines before the next answer's body; None when the gateway closed the connection before it began."""
+        while b"\r\n\r\n" not in self.buffer:
+            if not self._more():
+                assert not self.buffer, f"half an answer: {self.buffer!r}"
+                return None
+        head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
+        return head.decode("latin-1").split("\r\n")
+
+    def answer(self) -> Answer | None:
+        """The next answer; None when the gateway closed the connection before it began."""
+        head = self.head()
+        if head is None:
+            return None
+        first, *lines = head
+        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        values = dict(headers)
+        if "chunked" in values.get("transfer-encoding", ""):
+            body = self._chunks()
+        elif "content-length" in values:
+            body = self._exactly(int(values["content-length"]))
+        else:
+            while self._more():
+                pass
+            body, self.buffer = self.buffer, b""
+        return Answer(int(first.split(" ")[1]), headers, body)
+
+    def closed(self) -> bool:
+        """Whether the gateway says nothing more and closes the connection."""
+        return not self.buffer and not self._more()
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while True:
+            while b"\r\n" not in self.buffer:
+                assert self._more(), "the answer was cut"
+            size, self.buffer = self.buffer.split(b"\r\n", 1)
+            piece = self._exactly(int(size, 16) + 2)[:-2]
+            if not piece:
+                return body
+            body += piece
+
+    def _exactly(self, count: int) -> bytes:
+        while len(self.buffer) < count:
+            assert self._more(), "the answer was cut"
+        data, self.buffer = self.buffer[:count], self.buffer[count:]
+        return data
+
+    def _more(self) -> bool:
+        try:
+            data = self.sock.recv(65536)
+        except ConnectionError:
+            return False
+        self.buffer += data
+        return bool(data)
+
+
+class Engine:
+    """A stand-in engine in a process of its own."""
+
+    def __init__(self, name: str, address: Path, record: Path) -> None:
+        self.name, self.address, self.record = name, address, record
+        record.touch()
+        self.start()
+
+    def start(self) -> None:
+        self.address.unlink(missing_ok=True)
+        self.process = subprocess.Popen([sys.executable, str(RECORDING_ENGINE), str(self.address), str(self.record)])
+        until(self.address.exists)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait()
+
+    @property
+    def received(self) -> list[dict[str, Any]]:
+        """Every request so far, without the gateway's own checks."""
+        return [json.loads(line) for line in self.record.read_text().splitlines()]
+
+
+class RunningGateway:
+    """A gateway for a spec, with one stand-in for each replica."""
+
+    def __init__(self, folder: Path, platform: Platform, certificate: tuple[Path, Path], signing_key: bytes) -> None:
+        self.layout, self.platform, self.signing_key = Layout(folder / "state", folder / "cache"), platform, signing_key
+        layout = self.layout
+        for path in (layout.state, layout.run, layout.tls, layout.logs, layout.usage):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for source, target in zip(certificate, (layout.certificate, layout.certificate_key), strict=True):
+            shutil.copy(source, target)
+        self.replace(self.files.quota, quota_for({}))
+        command = self.apply(platform)
+        self.admin = envoy.Admin(layout.gateway_admin_socket)
+        self.output = (folder / "gateway.out").open("wb")
+        self.process = subprocess.Popen(command.argv, env={**os.environ, **command.environment}, stdout=self.output, stderr=subprocess.STDOUT)
+        names = [f"{model.name}-{index}" for model in platform.models for index in range(model.replicas)]
+        self.engines = {name: Engine(name, layout.engine_socket(name), folder / f"{name}.record") for name in names}
+        try:
+            until(self._serves)
+        except BaseException:
+            self.stop()
+            raise
+
+    def apply(self, platform: Platform, keys: list[bytes] | None = None) -> Process:
+        """Write the files of a spec as a deploy does, while the gateway runs or before it starts."""
+        self.platform = platform
+        files, command = gateway_files_of(platform, self.layout, tokens.jwks_for(keys or [self.signing_key]))
+        for path, content in files.items():
+            self.replace(path, content)
+        return command
+
+    def replace(self, path: Path, content: Any) -> None:
+        """Replace one of the gateway's files at once, as it watches for."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_file(path, json.dumps(content))
+
+    def token(self, tenant: str = "police", *, key: Any = None, algorithm: str = "ES256", header: Mapping[str, Any] | None = None, **claims: Any) -> str:
+        """A token as the platform issues it, or with other claims (None leaves one out), key, algorithm or header."""
+        import jwt
+
+        issued = tokens.issue(
+            self.signing_key,
+            platform=self.platform.name,
+            tenant=tenant,
+            name="test",
+            token_id=f"token-of-{tenant}",
+            issued_at=datetime.now(UTC),
+            lifetime=timedelta(hours=1),
+        ).reveal()
+        if key is None and not claims and not header and algorithm == "ES256":
+            return issued
+        whole = {**jwt.decode(issued, options={"verify_signature": False}), **claims}
+        return jwt.encode(
+            {name: value for name, value in whole.items() if value is not None},
+            self.signing_key if key is None else key,
+            algorithm=algorithm,
+            headers={"kid": jwt.get_unverified_header(issued)["kid"], **(header or {})},
+        )
+
+    def client(self, tenant: str = "police", *, token: str | None = None, retries: int = 0, timeout_s: float = 20) -> Any:
+        """The official client."""
+        import httpx
+        import openai
+
+        context = ssl.create_default_context(cafile=str(self.layout.certificate))
+        return openai.OpenAI(
+            base_url=f"https://127.0.0.1:{self.port}/v1",
+            api_key=self.token(tenant) if token is None else token,
+            http_client=httpx.Client(verify=context),
+            max_retries=retries,
+            timeout=timeout_s,
+        )
+
+    @property
+    def files(self) -> Files:
+        """Where the gateway has its files."""
+        return gateway_files(self.layout, self.platform)
+
+    @property
+    def port(self) -> int:
+        return self.platform.gateway.port
+
+    def connect(self, *, tls: bool = True, protocols: tuple[str, ...] = ("http/1.1",), timeout_s: float = PATIENCE_S) -> Connection:
+        """A new connection."""
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not tls:
+            return Connection(plain)
+        context = ssl.create_default_context(cafile=str(self.layout.certificate))
+        context.set_alpn_protocols(list(protocols))
+        return Connection(context.wrap_socket(plain, server_hostname="localhost"))
+
+    def head(self, method: str = "POST", target: str = CHAT, headers: Headers = (), *, tenant: str | None = "police") -> bytes:
+        """A request's head, byte for byte as given, with host and (unless there is no tenant) token."""
+        own = [("host", "localhost"), *([("authorization", f"Bearer {self.token(tenant)}")] if tenant else [])]
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (*own, *headers))
+        return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+    def ask(
+        self,
+        body: Any = None,
+        *,
+        method: str = "POST",
+        target: str = CHAT,
+        headers: Headers = (),
+        tenant: str | None = "police",
+        media: str | None = "application/json",
+        timeout_s: float = PATIENCE_S,
+    ) -> Answer:
+        """One request on a connection of its own; a body that is no bytes is sent as JSON."""
+        content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        kind = [("content-type", media)] if media else []
+        length = [("content-length", str(len(content)))] if content or method == "POST" else []
+        with self.connect(timeout_s=timeout_s) as connection:
+            connection.send(self.head(method, target, [*kind, *length, *headers], tenant=tenant) + content)
+            answer = connection.answer()
+        assert answer is not None, "no answer"
+        return answer
+
+    def until(self, condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+        """Wait for something true and return it."""
+        return until(condition, patience_s)
+
+    def serves(self, tenant: str = "police", model: str = "m") -> bool:
+        """Whether a good request is answered."""
+        return self.ask({"model": model, "messages": []}, tenant=tenant).status == 200
+
+    @property
+    def received(self) -> list[dict[str, Any]]:
+        """What reached any engine."""
+        return [entry for engine in self.engines.values() for entry in engine.received]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The access log so far."""
+        path = self.layout.access_log
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def logged(self, request_id: str) -> dict[str, Any]:
+        """The access record of a request, as soon as it is written."""
+        return until(lambda: next((entry for entry in self.log if entry["request_id"] == request_id), None))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for engine in self.engines.values():
+            engine.kill()
+        self.output.close()
+        shutil.rmtree(self.layout.run, ignore_errors=True)
+
+    def _serves(self) -> bool:
+        assert self.process.poll() is None, Path(self.output.name).read_text()
+        healthy = {upstream.address for upstream in self.admin.upstreams() if upstream.healthy and upstream.cluster.startswith("engine-")}
+        return self.admin.ready() and healthy >= {str(engine.address) for engine in self.engines.values()}
+
+
+@pytest.fixture(scope="module")
+def free_port() -> int:
+    """A port that nobody listens on."""
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="session")
+def start_gateway(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path], signing_key: bytes) -> Iterator[Callable[..., RunningGateway]]:
+    """Start a gateway for a spec: (models, aliases, and what stands below `gateway`); all end with the tests."""
+    running = []
+
+    def start(*, models: tuple[Model, ...] = (Model(name="m", source="x"),), aliases: tuple[Alias, ...] = (), **values: Any) -> RunningGateway:
+        port, metrics = free_ports(2)
+        values.setdefault("tenants", (Tenant(name="police"), Tenant(name="tax")))
+        platform = Platform(name="kiva", models=models, aliases=aliases, gateway=Gateway(port=port, metrics={"port": metrics}, **values))
+        running.append(RunningGateway(tmp_path_factory.mktemp("gateway"), platform, certificate, signing_key))
+        return running[-1]
+
+    yield start
+    for gateway in running:
+        gateway.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway: Callable[..., RunningGateway]) -> Iterator[RunningGateway]:
+    """The gateway that a module of hostile clients attacks."""
+    gateway = start_gateway(
+        models=(Model(name="m", source="x"), Model(name="secret", source="x")),
+        tenants=(Tenant(name="police", models=("m",)), Tenant(name="tax")),
+        request_size="1MiB",
+        request_timeout="3s",
+        wait="0s",
+    )
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture
+def unharmed(gateway: RunningGateway) -> Iterator[RunningGateway]:
+    """After the test: the gateway is still the same process, and serves."""
+    yield gateway
+    assert gateway.process.poll() is None, Path(gateway.output.name).read_text()[-3000:]
+    assert gateway.serves()
+
+
+@pytest.fixture
+def untouched(unharmed: RunningGateway) -> Iterator[RunningGateway]:
+    """After the test: also, nothing has reached an engine."""
+    before = len(unharmed.received)
+    yield unharmed
+    assert unharmed.received[before:] == []

@@ -1,0 +1,201 @@
+"""Hostile clients on the connection: old TLS, no TLS, slow ones, many, those that go away; and HTTP/2 frames that no decent client sends."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+BODY = b'{"model": "m", "messages": []}'
+LENGTH = [("content-type", "application/json"), ("content-length", str(len(BODY)))]
+
+
+def context_for(gateway):
+    return ssl.create_default_context(cafile=str(gateway.layout.certificate))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_old_tls_is_refused(untouched, version):
+    context = context_for(untouched)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, version
+    with socket.create_connection(("127.0.0.1", untouched.port), timeout=5) as plain, pytest.raises((ssl.SSLError, ConnectionError)):
+        context.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_what_is_spoken_is_tls_1_3_with_a_certificate_for_the_name(untouched):
+    with untouched.connect() as connection:
+        assert connection.sock.version() == "TLSv1.3"
+        assert connection.sock.selected_alpn_protocol() == "http/1.1"
+    with socket.create_connection(("127.0.0.1", untouched.port)) as plain, pytest.raises(ssl.SSLCertVerificationError):
+        context_for(untouched).wrap_socket(plain, server_hostname="evil.example")
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0" * 1000, b"\x16\x03\x01\xff\xff" + b"x" * 1000]
+)
+def test_what_is_no_tls_is_cut_without_an_answer(untouched, data):
+    with untouched.connect(tls=False, timeout_s=5) as connection:
+        connection.send(data)
+        assert connection.sock.recv(65536)[:1] in {b"", b"\x15"}, "a TLS alert at most"
+
+
+def test_an_unknown_protocol_is_not_agreed_on(untouched):
+    with untouched.connect(protocols=("spdy/3",)) as connection:
+        assert connection.sock.selected_alpn_protocol() is None
+
+
+def dripped(connection, pieces, every_s, patience_s):
+    """Send a piece at a time until the gateway or the patience has an end: (seconds, the answer or None)."""
+    began_s = time.monotonic()
+    connection.sock.settimeout(every_s)
+    for piece in pieces:
+        if time.monotonic() - began_s > patience_s:
+            return patience_s, None
+        try:
+            connection.send(piece)
+            if connection._more():
+                break
+            return time.monotonic() - began_s, None
+        except TimeoutError:
+            continue
+        except OSError:
+            return time.monotonic() - began_s, None
+    connection.sock.settimeout(5)
+    return time.monotonic() - began_s, connection.answer()
+
+
+def slow_handshake(gateway):
+    began_s = time.monotonic()
+    with gateway.connect(tls=False, timeout_s=20) as connection:
+        connection.send(b"\x16\x03\x01")
+        assert connection.closed()
+    return time.monotonic() - began_s, None
+
+
+def slow_head(gateway):
+    with gateway.connect() as connection:
+        connection.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n")
+        return dripped(connection, (b"x-slow: y\r\n" for _ in range(10_000)), 0.2, 15)
+
+
+def slow_body(gateway, tenant):
+    with gateway.connect() as connection:
+        connection.send(gateway.head(headers=[("content-type", "application/json"), ("content-length", "1000")], tenant=tenant))
+        return dripped(connection, (b" " for _ in range(1000)), 0.2, 15)
+
+
+def stalled_body(gateway):
+    with gateway.connect() as connection:
+        connection.send(gateway.head(headers=[("content-type", "application/json"), ("content-length", "1000")]) + b"{")
+        return dripped(connection, iter([b'"model"', b"", b"", b"", b""]), 5, 15)
+
+
+@pytest.fixture(scope="module")
+def slow(gateway):
+    """Slow clients, all at once: by kind, seconds and answer; and how the others were served meanwhile."""
+    kinds = {
+        "handshake": lambda: slow_handshake(gateway),
+        "head": lambda: slow_head(gateway),
+        "body": lambda: slow_body(gateway, "police"),
+        "body without a token": lambda: slow_body(gateway, None),
+        "stalled body": lambda: stalled_body(gateway),
+    }
+    with ThreadPoolExecutor(20 * len(kinds)) as pool:
+        runs = {kind: [pool.submit(run) for _ in range(20)] for kind, run in kinds.items()}
+        served_s = []
+        while not all(run.done() for group in runs.values() for run in group):
+            began_s = time.monotonic()
+            assert gateway.serves()
+            served_s.append(time.monotonic() - began_s)
+            time.sleep(0.2)
+    return {kind: [run.result() for run in group] for kind, group in runs.items()}, served_s
+
+
+@pytest.mark.parametrize(
+    ("kind", "within_s", "status"), [("handshake", 11, None), ("head", 3, 408), ("body", 3, 408), ("body without a token", 1, 401), ("stalled body", 3, 408)]
+)
+def test_a_slow_client_is_cut_in_time(slow, kind, within_s, status):
+    results, _ = slow
+    for seconds, answer in results[kind]:
+        assert seconds < within_s + 1.5
+        if answer is None:
+            assert status is None or kind.endswith("body"), "an answer to a client that still sends may be lost with the connection"
+        else:
+            answer.refuses(status, identified=kind != "head")
+
+
+def test_slow_clients_keep_nobody_waiting(slow, untouched):
+    _, served_s = slow
+    assert len(served_s) > 10
+    assert sorted(served_s)[len(served_s) // 2] < 0.5
+
+
+def test_a_slow_reader_does_no_harm(unharmed):
+    body = b'{"model": "m", "messages": [], "stand_in": {"do": "stream", "events": 20000}}'
+    with unharmed.connect() as connection:
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.send(unharmed.head(headers=[("content-type", "application/json"), ("content-length", str(len(body)))]) + body)
+        assert connection.head()[0] == "HTTP/1.1 200 OK"
+        time.sleep(0.3)
+        assert unharmed.serves()
+
+
+def test_many_idle_connections_keep_nobody_out(unharmed):
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(unharmed.connect(tls=False))
+        for _ in range(100):
+            stack.enter_context(unharmed.connect())
+        assert unharmed.serves()
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST", b"POST /v1/chat/completions HTTP/1.1\r\n", "head", "half"])
+def test_clients_that_go_away_do_no_harm(unharmed, sent):
+    head = unharmed.head(headers=LENGTH)
+    data = {"head": head, "half": head + BODY[:10]}.get(sent, sent)
+    before = len(unharmed.received)
+    for linger in (None, struct.pack("ii", 1, 0)):
+        for _ in range(10):
+            with unharmed.connect() as connection:
+                connection.send(data)
+                if linger:
+                    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    assert unharmed.received[before:] == []
+
+
+def test_a_client_that_goes_away_while_it_is_answered_is_logged_as_that(unharmed):
+    body = b'{"model": "m", "messages": [], "stand_in": {"do": "stream", "events": 100, "gap_s": 0.05}}'
+    with unharmed.connect() as connection:
+        connection.send(unharmed.head(headers=[("content-type", "application/json"), ("content-length", str(len(body)))]) + body)
+        head = connection.head()
+    request_id = next(line.partition(": ")[2] for line in head if line.startswith("x-request-id"))
+    record = unharmed.logged(request_id)
+    assert (record["flags"], record["tenant"], record["status"]) == ("DC", "police", 200)
+
+
+def test_connections_above_the_limit_are_refused_and_the_others_served(start_gateway):
+    gateway = start_gateway(connections=20)
+    with contextlib.ExitStack() as stack, gateway.connect() as kept:
+        for _ in range(60):
+            stack.enter_context(gateway.connect(tls=False))
+        kept.send(gateway.head(headers=LENGTH) + BODY)
+        assert kept.answer().status == 200
+        with pytest.raises(OSError):
+            gateway.connect(timeout_s=2)
+    deadline_s = time.monotonic() + 5
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(OSError):
+            if gateway.serves():
+                break
+    else:
+        pytest.fail("never recovered")
+    gateway.stop()
