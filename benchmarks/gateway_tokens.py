@@ -20,6 +20,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import ssl
 import subprocess
 import sys
@@ -79,6 +80,7 @@ class Answer:
 
 def main() -> None:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that nothing it started outlives it
     with tempfile.TemporaryDirectory(prefix="kiva-bench-") as name:
         folder = Path(name)
         operator = Operator(folder, options.model)

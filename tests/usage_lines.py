@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,3 +88,12 @@ def orders(folder: Path, **changes: Any) -> dict[str, Any]:
 def append(path: Path, *lines: str) -> None:
     with path.open("a") as file:
         file.write("".join(lines))
+
+
+def until(holds: Callable[[], Any], within_s: float) -> Any:
+    """Wait for something that another process does."""
+    end_s = time.monotonic() + within_s
+    while not (found := holds()):
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.05)
+    return found

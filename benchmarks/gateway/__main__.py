@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -52,6 +53,7 @@ NOT_FOR = {"rate": ("litellm",)}
 
 def main() -> None:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that nothing it started outlives it
     cores = pin(CORES)
     versions = _versions(options.only)
     print(f"cores {cores}; " + "; ".join(f"{name} {version}" for name, version in versions.items()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from kivactl.errors import PreconditionError
 from kivactl.flows.provision import provisioned
 from kivactl.journal import Journal, run_name
-from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
+from kivactl.plan import Change, Difference, Outcome, Plan, Status, Verb, digest
 from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Model, Platform
 from kivactl.spec.quantities import format_bytes
@@ -18,10 +18,10 @@ from kivactl.stack import sizing, tokens
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.engine import Share, replica_name
 from kivactl.stack.gateway.bootstrap import validation_for
-from kivactl.stack.gateway.quota import quota_for
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url, file_hashes, gateway_files
 from kivactl.targets.lock import held
+from kivactl.targets.publication import keys_of, publish, unpublished
 from kivactl.targets.release import read_release
 from kivactl.targets.status import GATEWAY
 from kivactl.targets.target import Target, open_target
@@ -82,7 +82,7 @@ def plan_deploy(deployment: Deployment) -> Plan:
     else:
         facts = machine.facts()
         sized = _sizing(deployment, prepared, facts)
-        plan = deployment.target.plan(_desired(deployment, prepared, facts, sized), title)
+        plan = _with_unpublished(deployment.target.plan(_desired(deployment, prepared, facts, sized), title), deployment)
         if not plan.empty:
             _refuse_taken_port(deployment)
             _refuse_what_cannot_fit(deployment, facts, sized)
@@ -150,6 +150,7 @@ def _steps(deployment: Deployment) -> Iterator[Outcome]:
     _refuse_what_cannot_fit(deployment, facts, sized)
     desired = _desired(deployment, prepared, facts, sized)
     _validate_gateway(deployment, desired)
+    publish(deployment.platform, deployment.layout, deployment.clock)
     yield from deployment.target.apply(desired)
     yield from _verify(deployment)
     deployment.target.finish(deployment.loaded.digest, datetime.now(UTC).isoformat(timespec="seconds"))
@@ -174,6 +175,14 @@ def _prepared(deployment: Deployment) -> dict[str, Prepared]:
     store = ModelStore(deployment.layout.cache)
     found = {model.name: store.prepared(model, deployment.loaded.folder) for model in deployment.platform.models}
     return {name: prepared for name, prepared in found.items() if prepared is not None}
+
+
+def _with_unpublished(plan: Plan, deployment: Deployment) -> Plan:
+    """The plan with what tokens and identity providers change, which is not the target's to know."""
+    if any(change.subject == GATEWAY for change in plan.changes):
+        return plan
+    differences = tuple(Difference(name, "deployed", "changed") for name in unpublished(deployment.platform, deployment.layout))
+    return replace(plan, changes=(Change(Verb.UPDATE, GATEWAY, differences), *plan.changes)) if differences else plan
 
 
 def _plan_before_preparation(title: str, missing: list[Model], platform: Platform, layout: Layout) -> Plan:
@@ -228,7 +237,7 @@ def _desired(deployment: Deployment, prepared: dict[str, Prepared], facts: Machi
         layout,
         weights=weights,
         shares=shares,
-        jwks=tokens.jwks_for([layout.signing_key.read_bytes()]),
+        jwks=tokens.jwks_for(keys_of(layout)),
         python=Path(sys.executable),
         envoy=envoy.find_envoy(),
         gateway_workers=max(1, min(4, len(facts.cores) // 2)),
@@ -236,13 +245,15 @@ def _desired(deployment: Deployment, prepared: dict[str, Prepared], facts: Machi
 
 
 def _refuse_taken_port(deployment: Deployment) -> None:
-    address, port = deployment.platform.gateway.address, deployment.platform.gateway.port
+    gateway = deployment.platform.gateway
     release = read_release(deployment.layout.release)
-    if GATEWAY in deployment.target.alive() and release.endpoint.endswith(f":{port}/v1"):
+    if GATEWAY in deployment.target.alive() and release.endpoint.endswith(f":{gateway.port}/v1"):
         return
-    holder = machine.holder_of(address, port)
-    if holder is not None:
-        raise PreconditionError(f"port {port} on {address} is taken by {holder}", "stop it, or choose another with `gateway.port` in kiva.yaml")
+    wanted = ((gateway.address, gateway.port, "gateway.port"), (gateway.metrics.address, gateway.metrics_port, "gateway.metrics.port"))
+    for address, port, key in wanted:
+        holder = machine.holder_of(address, port)
+        if holder is not None:
+            raise PreconditionError(f"port {port} on {address} is taken by {holder}", f"stop it, or choose another with `{key}` in kiva.yaml")
 
 
 def _refuse_what_cannot_fit(deployment: Deployment, facts: Machine, sized: sizing.Sizing) -> None:
@@ -263,7 +274,7 @@ def _validate_gateway(deployment: Deployment, desired: Desired) -> None:
     if read_release(layout.release).gateway == file_hashes(desired):
         return
     files = gateway_files(layout, deployment.platform)
-    whole = validation_for({**desired.files, files.quota: quota_for({})}, files)
+    whole = validation_for({**desired.files, **desired.first}, files)
     config = layout.gateway / "validation.json"
     config.write_text(json.dumps(whole))
     layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)

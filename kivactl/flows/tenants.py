@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from kivactl.errors import PreconditionError
 from kivactl.flows.deploy import Deployment
 from kivactl.flows.tokens import State, known_tenant, listing
 from kivactl.spec.gateway import Limits, Tenant
+from kivactl.stack.layout import Layout
+from kivactl.stack.metering import read_orders
+from kivactl.usage.join import Sums
+from kivactl.usage.ledger import open_ledger
+from kivactl.usage.report import By, lines_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +122,41 @@ def account(deployment: Deployment, name: str, used: Mapping[str, Used] | None) 
     """
     known_tenant(deployment, name)
     return next(account for account in accounts(deployment, used) if account.tenant.name == name)
+
+
+def used_of(layout: Layout, now: datetime | None = None) -> dict[str, Used] | None:
+    """What tenants used in this month (UTC), by name; None when nothing was metered yet.
+
+    Raises:
+        LedgerUnavailable: The ledger cannot be read just now.
+    """
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    today, month = f"{moment:%Y-%m-%d}", f"{moment:%Y-%m}"
+    try:
+        orders = read_orders(layout.meter_orders)
+        ledger = open_ledger(orders.ledger, orders.platform, read_only=True)
+    except (FileNotFoundError, ValueError, PreconditionError):
+        return None
+    try:
+        days, lists = ledger.days(month), ledger.price_lists()
+    finally:
+        ledger.close()
+    of_today: dict[str, Sums] = {}
+    for key, sums in days:
+        if key.day == today:
+            of_today[key.tenant] = of_today.get(key.tenant, Sums()).plus(sums)
+    return {
+        line.name: Used(
+            of_today.get(line.name, Sums()).requests,
+            _tokens(of_today.get(line.name, Sums())),
+            line.sums.requests,
+            _tokens(line.sums),
+            line.amount,
+            line.currency or orders.currency,
+        )
+        for line in lines_for(days, lists, By.TENANT)
+    }
+
+
+def _tokens(sums: Sums) -> int:
+    return sums.prompt_tokens + sums.completion_tokens

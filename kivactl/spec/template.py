@@ -52,10 +52,26 @@ models:
     #ready_within: 10m
     # Time a replica has to finish its requests before it is replaced.
     #drain_within: 1m
+    # Time without a generated token after which a replica gets no requests; soon after it is started anew.
+    #stalled_after: 15s
+    # Requests that may wait for one replica beyond `concurrency`; more are refused with 503.
+    #queue: 256
+    # Which replica gets a request: least-request (the one with the fewest) or prefix (the one that knows the prompt's
+    # beginning, which saves computing it again).
+    #balance: least-request
+    # What it costs, in usage.currency: for a million prompt tokens, of them those out of the cache, a million answer
+    # tokens, each month in which a tenant used it; and how many tokens a month are free.
+    #price: {{input: 0.40, cached: 0.10, output: 1.20, flat: 0, free_tokens: 100000}}
     # Further vLLM options, without the dashes. This one starts a replica in half a minute instead of two; without it
     # vLLM compiles the model first, which pays in production: about 1.4 times the tokens per second.
     engine:
       enforce-eager: true
+
+# Further names for clients; shares between versions change at run time ({{v1: 90, v2: 10}}), and a client pins one by the
+# header x-kiva-version.
+#aliases:
+  #- name: chat
+    #models: {{{model}: 1}}
 
 # The one way in, with OpenAI's API. TLS and tokens are always on.
 gateway:
@@ -74,10 +90,49 @@ gateway:
       # Where its use is billed, and who is told when something concerns it.
       #cost_centre: "4711"
       #contact: llm-team@example.com
+      # Models and aliases it may use; all when absent.
+      #models: [{model}]
+      # Limits, for each model by itself; unlimited when absent. A budget is an amount of usage.currency.
+      #requests_per_minute: 600
+      #tokens_per_minute: 200000
+      #monthly_budget: 500
+      # Other limits for single models.
+      #per_model: {{{model}: {{requests_per_minute: 60}}}}
+      # Who goes first when engines are busy: high, normal or low.
+      #priority: normal
+  # OpenID Connect providers (Keycloak, Entra ID) whose tokens are accepted besides the platform's own.
+  #issuers:
+    #- issuer: https://sso.example.com/realms/land
+      #audience: kiva
+      # Its keys: a URL or a file; and the authority of its own certificate, the system's when absent.
+      #jwks: https://sso.example.com/realms/land/protocol/openid-connect/certs
+      #ca: /etc/ssl/certs/land-ca.pem
+      # Claim that says the tenant, text or a list; and which of its values means which tenant.
+      #claim: groups
+      #tenants: {{/departments/finance: default}}
   # Largest request body.
   #request_size: 4MiB
+  # Largest request headers, all together.
+  #header_size: 32KiB
   # Longest time for a whole answer.
   #request_timeout: 10m
+  # Longest time a request waits while no replica of its model is healthy, before it is refused.
+  #wait: 15s
+  # Client connections at once.
+  #connections: 20000
+  # Where Prometheus reads the metrics of gateway and engines; the port after the gateway's when absent.
+  #metrics:
+    #address: 127.0.0.1
+    #port: 4001
+  # Traces to an OpenTelemetry collector (OTLP/HTTP), and the share of requests that are traced.
+  #tracing: {{otlp: "http://127.0.0.1:4318", sample_ratio: 0.1}}
+
+# Who used what: sqlite (a file below storage.state) or postgresql://USER@HOST/DATABASE, whose password comes from the
+# variable KIVA_LEDGER_PASSWORD or ~/.pgpass; the currency of prices and budgets; how long single requests are kept.
+#usage:
+  #ledger: sqlite
+  #currency: EUR
+  #keep: 400d
 
 # What users are promised; load tests and rollouts are judged by it.
 service_levels:

@@ -71,6 +71,7 @@ def _program(layout: Layout, process: Process, environment: Mapping[str, str]) -
             f"command={_quoted(process.argv)}",
             f"environment={_environment({**environment, **process.environment})}",
             f"directory={_literal(layout.state)}",
+            "umask=077",
             "autostart=false",
             "autorestart=true",
             f"startsecs={round(process.settles_within_s)}",

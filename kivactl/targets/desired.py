@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Desired:
         processes: By name; the gateway and the meter first.
         replicas: Names of the replicas of every model.
         files: Content of the gateway's and the meter's files by path, without the endpoints; in the order of writing.
-        first: Content of files that others own once they are there.
+        first: Content of files that others own once they are there: the tokens' register, the meter.
         endpoint: Base URL for clients.
     """
 
@@ -75,7 +75,6 @@ def desired_for(
     weights: Mapping[str, Weights],
     shares: Mapping[str, list[Share]],
     jwks: Mapping[str, Any],
-    revoked: Iterable[str] = (),
     python: Path,
     envoy: Path,
     gateway_workers: int,
@@ -88,7 +87,6 @@ def desired_for(
         weights: By model name.
         shares: What each replica gets of the machine, by model name, in the order of the replicas.
         jwks: Public keys that sign tokens.
-        revoked: Ids of the tokens that are no longer good.
         python: Interpreter that has the engine.
         envoy: The gateway's program.
         gateway_workers: Threads of the gateway.
@@ -128,15 +126,17 @@ def desired_for(
             layout.scrape_targets: scrape_targets_for(platform, replicas),
             files.bootstrap: bootstrap.bootstrap_for(platform, files),
             files.certificate_secret: listener.certificate_for(files),
-            files.authentication: access.authentication_for(platform, jwks),
-            files.revoked: access.revocation_for(revoked),
             files.admission: access.admission_for(platform),
             files.limits: access.limits_for(platform),
             files.clusters: clusters.clusters_for(platform, files, known),
             files.routes: routes.routes_for(platform),
             files.listeners: listener.listeners_for(platform, files, known),
         },
-        first={files.quota: quota.quota_for({})},
+        first={
+            files.authentication: access.authentication_for(platform, jwks),
+            files.revoked: access.revocation_for(()),
+            files.quota: quota.quota_for({}),
+        },
         endpoint=endpoint_url(platform),
     )
 

@@ -43,7 +43,8 @@ def _written(layout: Layout, key: bytes, certificate: bytes) -> int:
     """A folder with a pair; its number."""
     number = max(_numbers(layout), default=0) + 1
     folder = layout.tls / _PAIRS / str(number)
-    folder.mkdir(mode=0o700, parents=True)
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700)
     write_file(folder / layout.certificate_key.name, key.decode())
     write_file(folder / layout.certificate.name, certificate.decode())
     for written in (folder, folder.parent, layout.tls):

@@ -44,7 +44,7 @@ class Rollout:
         environment: What every process needs of ours.
         python: Interpreter for the reaper.
         user: Who runs it all.
-        generates: Whether a replica generates a token, asked over its socket: (socket, model) -> bool.
+        generates: Whether a replica generates tokens, asked over its socket.
         clock: Time.
     """
 
@@ -54,7 +54,7 @@ class Rollout:
     environment: Mapping[str, str]
     python: Path
     user: str
-    generates: Callable[[Path, str], bool]
+    generates: Callable[[Path], bool]
     clock: Clock = field(default_factory=Clock)
 
     def run(self) -> Iterator[Outcome]:
@@ -135,7 +135,7 @@ class Rollout:
 
     def _start_missing(self, supervisor: Supervisor, *, unfinished: bool) -> Iterator[Outcome]:
         """Start all replicas that do not run, at once; wait also for those that an unfinished deploy has started."""
-        waiting: dict[str, str] = {}
+        waiting: list[str] = []
         before = dict(self.release.processes)
         states = supervisor.states()
         for model, replicas in self.desired.replicas.items():
@@ -143,11 +143,11 @@ class Rollout:
                 state = states.get(name)
                 if state and state.alive and name in self.release.processes:
                     if unfinished and self.release.processes[name] == definition(self.desired.processes[name]):
-                        waiting[name] = model
+                        waiting.append(name)
                     continue
                 self._exchange(supervisor, self.desired.processes[name])
                 self._write_endpoints(model, self._known(model, replicas))
-                waiting[name] = model
+                waiting.append(name)
                 yield Outcome(f"engine {name}", Status.STARTED, "starting")
         try:
             yield from self._until_ready(supervisor, waiting)
@@ -173,7 +173,7 @@ class Rollout:
         yield Outcome(step, Status.PROGRESS, "stopping")
         self._exchange(supervisor, process)
         try:
-            yield from self._until_ready(supervisor, {process.name: model})
+            yield from self._until_ready(supervisor, [process.name])
         except KivaError as error:
             if before is None:
                 raise
@@ -216,18 +216,18 @@ class Rollout:
                 return
             yield Outcome(step, Status.PROGRESS, f"draining, {upstream.active} requests left", elapsed_s)
 
-    def _until_ready(self, supervisor: Supervisor, waiting: dict[str, str]) -> Iterator[Outcome]:
+    def _until_ready(self, supervisor: Supervisor, names: list[str]) -> Iterator[Outcome]:
         """Wait until every replica generated a token; a replica that dies or is late ends the wait for all."""
-        waiting = dict(waiting)
-        if not waiting:
+        if not names:
             return
+        waiting = list(names)
         within_s = max(self.desired.processes[name].ready_within_s for name in waiting)
         for elapsed_s in self.clock.ticks(within_s, every_s=0.5):
-            for name, model in list(waiting.items()):
+            for name in list(waiting):
                 step = f"engine {name}"
                 self._fail_if_dead(supervisor, self.desired.processes[name])
-                if self.layout.engine_socket(name).exists() and self.generates(self.layout.engine_socket(name), model):
-                    del waiting[name]
+                if self.layout.engine_socket(name).exists() and self.generates(self.layout.engine_socket(name)):
+                    waiting.remove(name)
                     yield Outcome(step, Status.DONE, "generates tokens", elapsed_s)
                 else:
                     yield Outcome(step, Status.PROGRESS, parse_phase(self._log_since_start(name)), elapsed_s)
@@ -235,9 +235,9 @@ class Rollout:
                 return
         for name in waiting:
             supervisor.stop(name)
-        names = ", ".join(sorted(waiting))
+        late = ", ".join(sorted(waiting))
         raise NotReadyError(
-            f"engine {names} generated no token within {within_s:g} s",
+            f"engine {late} generated no token within {within_s:g} s",
             f"kivactl logs {next(iter(waiting))}; raise `ready_within` of the model if it only needs longer",
             self._last_lines(next(iter(waiting))),
         )

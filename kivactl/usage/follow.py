@@ -82,7 +82,7 @@ class _File:
     live: bool
     read_bytes: int = 0
     head: str = ""
-    ragged_bytes: int = 0
+    ragged_bytes: int = -1
     descriptor: int = -1
 
     def finished(self, size_bytes: int) -> bool:
@@ -188,7 +188,7 @@ class Follower:
         for key, file in self._files.items():
             known = self._known.pop(key, None)
             file.read_bytes, file.head = (known.read_bytes, known.head) if known else (0, "")
-            file.ragged_bytes = 0
+            file.ragged_bytes = -1
 
     def close(self) -> None:
         """Let go of all files."""

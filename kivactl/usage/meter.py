@@ -247,8 +247,8 @@ class Meter:
 
     def _rotate(self) -> None:
         try:
-            self._follower.set_aside(self._orders.rotate_bytes, round(self._world.now_s() * 1000))
             self._follower.drop_old(_ASIDE_KEPT)
+            self._follower.set_aside(self._orders.rotate_bytes, round(self._world.now_s() * 1000))
             # A gateway that does not run begins a new log when it starts; until then nothing is written.
             lost = self._follower.missing(str(self._orders.access_log)) and not self._world.reopen_logs(self._orders.admin_socket)
         except (KivaError, OSError) as error:

@@ -55,6 +55,7 @@ with app.app_context():
             response_types=["code"],
             redirect_uris=["https://localhost/callback"],
             scope=["openid", "profile", "groups", "address"],
+            id_token_signed_response_alg="RS256",
             token_endpoint_auth_method="client_secret_basic",
         )
         backend.save(client)

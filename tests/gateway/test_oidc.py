@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from joserfc.jwk import RSAKey
 
 from kivactl.spec.gateway import Issuer, Tenant
+from kivactl.stack.gateway import access
 
 pytestmark = pytest.mark.real
 
@@ -36,7 +39,7 @@ class Provider:
     def __init__(self, certificate: tuple[Path, Path], port: int) -> None:
         self.certificate, self.port = certificate, port
         self.keys = [RSAKey.generate_key(2048, auto_kid=True).as_dict(private=True)]
-        self.http = httpx.Client(verify=httpx.create_ssl_context(verify=str(certificate[0])), base_url=self.url)
+        self.http = httpx.Client(verify=ssl.create_default_context(cafile=str(certificate[0])), base_url=self.url)
         self.process: subprocess.Popen[str] | None = None
         self.start()
 
@@ -96,6 +99,14 @@ class Provider:
         return jwt.encode(text, key.as_pem(private=True), algorithm="RS256", headers={"kid": self.keys[0]["kid"]})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _keys_are_fetched_often() -> Iterator[None]:
+    """What takes a minute takes a second here; the interval is the only thing that is different."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(access, "_KEYS_FETCHED_EVERY", "1s")
+        yield
+
+
 @pytest.fixture(scope="module")
 def provider(certificate, free_port) -> Iterator[Provider]:
     provider = Provider(certificate, free_port)
@@ -129,13 +140,11 @@ def ask(gateway, token):
     return gateway.ask(GOOD, tenant=None, headers=[("authorization", f"Bearer {token}")])
 
 
-def until_accepted(gateway, provider, patience_s=75):
+def until_accepted(gateway, provider, patience_s=15):
     """The keys are fetched in the background, and again at the interval that the gateway has for it."""
-    import time
-
     end_s = time.monotonic() + patience_s
     while (answer := ask(gateway, provider.token("anna"))).status != 200:
-        assert time.monotonic() < end_s, answer
+        assert time.monotonic() < end_s, gateway.log[-1]
         time.sleep(0.1)
     return answer
 
@@ -153,7 +162,7 @@ def test_the_provider_is_a_real_one(provider):
     keys = jwt.PyJWKSet.from_dict(provider.http.get(known["jwks_uri"]).json())
     claims = jwt.decode(token, keys[jwt.get_unverified_header(token)["kid"]], algorithms=["RS256"], audience="kiva", issuer=provider.url)
     assert claims["sub"] == "anna"
-    assert claims["groups"] == ["staff", "/departments/police"]
+    assert set(claims["groups"]) == {"staff", "/departments/police"}
     assert claims["address"] == {"region": "police"}
 
 

@@ -39,7 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_GET(self):
-        self.answer(200, {})
+        self.answer(503 if options.behaviour == "mute" else 200, {})
 
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))

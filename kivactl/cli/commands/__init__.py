@@ -41,10 +41,12 @@ REGISTRY = (
     Entry("status", _RUN, "Show how the platform is."),
     Entry("logs", _RUN, "Show the logs of the platform's processes."),
     Entry("chat", _RUN, "Ask a model one question."),
-    Entry("token", _RUN, "Issue a token for a tenant."),
+    Entry("tenant", _RUN, "Show the tenants: what they may, what they have used."),
+    Entry("token", _RUN, "Issue, list and revoke the tokens of tenants."),
     Entry("down", _RUN, "Stop the platform and leave nothing behind."),
     Entry("usage", _CARE, "Show who used what, what it costs, and how budgets stand."),
     Entry("loadtest", _CARE, "Measure latency and throughput under load."),
+    Entry("certs", _CARE, "Show and renew the certificates."),
     Entry("runbook", _CARE, "Run a written procedure."),
 )
 

@@ -9,7 +9,7 @@ from gateway_specs import JWKS, files, platform, platforms, replicas
 from hypothesis import given, settings
 
 from kivactl.stack.engine import GIB, Share
-from kivactl.stack.gateway import listener, quota
+from kivactl.stack.gateway import access, listener, quota
 from kivactl.stack.gateway.bootstrap import validation_for
 from kivactl.stack.layout import Layout
 from kivactl.stack.monitoring import scrape_targets_for
@@ -106,7 +106,6 @@ def test_envoy_accepts_whatever_the_spec_allows(tmp_path_factory, certificate, s
         weights={model.name: Weights(Path("/w"), "w", 10) for model in spec.models},
         shares={model.name: [Share((0,), GIB)] * model.replicas for model in spec.models},
         jwks=JWKS,
-        revoked=("a", "b"),
         python=Path("/py"),
         envoy=Path("/envoy"),
         gateway_workers=1,
@@ -116,5 +115,9 @@ def test_envoy_accepts_whatever_the_spec_allows(tmp_path_factory, certificate, s
     exceeded = {tenant.name: {quota.EVERY_MODEL: quota.Reason.BUDGET} for tenant in spec.gateway.tenants[:1]}
     exceeded |= {tenant.name: dict.fromkeys(spec.names_for(tenant), quota.Reason.TOKENS) for tenant in spec.gateway.tenants[1:]}
     config = folder / "whole.json"
-    config.write_text(json.dumps(validation_for({**desired.files, where.quota: quota.quota_for(exceeded)}, where)))
+    config.write_text(
+        json.dumps(
+            validation_for({**desired.files, **desired.first, where.revoked: access.revocation_for(["a", "b"]), where.quota: quota.quota_for(exceeded)}, where)
+        )
+    )
     envoy.validate(envoy.find_envoy(), config)
