@@ -105,11 +105,13 @@ def _retire(deployment: Deployment, register: Register, now: datetime, overlap: 
 
 
 def _invalid(cut: list[Entry], when: str) -> str:
-    return f"{count(cut, 'token')} of {count({token.tenant for token in cut}, 'tenant')} become invalid {when}" if cut else ""
+    return f"invalid {when}: {count(cut, 'token')} of {count({token.tenant for token in cut}, 'tenant')}" if cut else ""
 
 
 def _lasting(own: list[Entry]) -> list[str]:
     ends = [token.expires_at for token in own if token.expires_at]
     endless = [token for token in own if token.expires_at is None]
-    notes = [f"{count(ends, 'token')} of the old key stay good until they end, the last on {max(ends):%Y-%m-%d}"] if ends else []
-    return notes + ([f"{count(endless, 'token')} of the old key never end: it stays accepted until they are revoked, or use --overlap"] if endless else [])
+    notes = [f"{count(ends, 'token')} of the old key: good until their end, the last until {max(ends):%Y-%m-%d}"] if ends else []
+    if endless:
+        notes.append(f"{count(endless, 'token')} of the old key without end: it stays accepted until they are revoked, or use --overlap")
+    return notes

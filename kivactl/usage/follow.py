@@ -216,19 +216,22 @@ class Follower:
                 file.path, file.live = Path(), False
 
     def _read(self, file: _File) -> Piece | None:
-        if file.descriptor < 0:
+        opened = file.descriptor < 0
+        if opened:
             if not file.path.name or not _open(file):
                 return None
             if os.fstat(file.descriptor).st_ino != file.inode:  # renamed since we looked
                 file.close()
                 return None
         size, start, head, replaced = _size(file.descriptor), file.read_bytes, file.head, False
-        if size in (start, file.ragged_bytes):
+        # While it was closed it may have been deleted, and its inode given to another.
+        unchanged = size in (start, file.ragged_bytes)
+        if size < start or (head and (opened or not unchanged) and _head(file.descriptor, int(head.partition(":")[0])) != head):
+            start, head, replaced, file.ragged_bytes = 0, "", True, -1
+        elif unchanged:
             if not file.live:
                 file.close()
             return None
-        if size < start or (head and _head(file.descriptor, int(head.partition(":")[0])) != head):
-            start, head, replaced = 0, "", True
         data = os.pread(file.descriptor, self._chunk_bytes, start)
         end = data.rfind(b"\n") + 1
         if end == 0 and len(data) < self._chunk_bytes:

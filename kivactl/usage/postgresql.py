@@ -191,7 +191,15 @@ class Postgresql:
         try:
             yield
         except self._errors as error:
-            facts = error.args[0] if error.args else ""
-            reason = facts.get("M", facts) if isinstance(facts, dict) else str(error)
             hint = f"is the server up, and the password in {PASSWORD_VARIABLE} or ~/.pgpass?"
-            raise LedgerUnavailable(f"the ledger {self._where} cannot be used: {reason}", hint) from error
+            raise LedgerUnavailable(f"the ledger {self._where} cannot be used: {_reason(error)}", hint) from error
+
+
+def _reason(error: Exception) -> str:
+    """The server's own words, which the driver loses when it hangs up on a server that has hung up first."""
+    told: BaseException | None = error
+    while told is not None:
+        if told.args and isinstance(told.args[0], dict):
+            return str(told.args[0].get("M", told))
+        told = told.__context__
+    return str(error)

@@ -30,7 +30,7 @@ models:
     concurrency: 16
     drain_within: 30s
     engine: {{load-format: dummy, enforce-eager: true{engine}}}
-gateway: {{port: {port}}}
+gateway: {{port: {port}{gateway}}}
 service_levels: {{ttft_p95: 60s, tpot_p95: 60s, error_ratio: 0}}
 storage: {{cache: {cache}}}
 """
@@ -45,8 +45,8 @@ class Operator:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
 
-    def write(self, *, replicas=2, max_length=512, engine="", extra=""):
-        text = SPEC.format(model=self.model, replicas=replicas, max_length=max_length, engine=engine, port=self.port, cache=self.cache)
+    def write(self, *, replicas=2, max_length=512, engine="", gateway="", extra=""):
+        text = SPEC.format(model=self.model, replicas=replicas, max_length=max_length, engine=engine, port=self.port, gateway=gateway, cache=self.cache)
         (self.folder / "kiva.yaml").write_text(text + extra)
 
     def start(self, *words):
@@ -82,6 +82,9 @@ class Operator:
                 return
             time.sleep(0.1)
         pytest.fail("nobody took the lock")
+
+    def token(self, tenant="default"):
+        return self.run("token", "issue", tenant)[0].strip()
 
     def pids(self):
         return leftovers.marked(STATE_VARIABLE, str(self.layout.state))

@@ -21,8 +21,7 @@ def deployed(operator):
 @pytest.fixture
 def client(deployed, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(deployed.layout.ca_certificate))
-    token = deployed.run("token", "issue", "default")[0].strip()
-    with openai.OpenAI(base_url=f"https://127.0.0.1:{deployed.port}/v1", api_key=token, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"https://127.0.0.1:{deployed.port}/v1", api_key=deployed.token(), max_retries=0) as client:
         yield client
 
 
@@ -35,7 +34,9 @@ def test_the_official_client_gets_answers(client):
     assert answer.usage.completion_tokens >= 1
     chunks = list(client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=8, stream=True))
     assert any(choice.delta.content for chunk in chunks for choice in chunk.choices)
-    assert chunks[-1].usage is not None or any(chunk.usage for chunk in chunks)
+    assert not any(chunk.usage for chunk in chunks), "nobody asked for it"
+    asked = list(client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=8, stream=True, stream_options={"include_usage": True}))
+    assert asked[-1].usage.completion_tokens >= 1
 
 
 def test_refusals_raise_the_right_exceptions(client):
@@ -54,7 +55,7 @@ def test_the_engines_listen_on_no_port(deployed):
         for connection in psutil.Process(pid).net_connections()
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert {port for _, port in listening} == {deployed.port}
+    assert {port for _, port in listening} == {deployed.port, deployed.port + 1}, "the gateway and its metrics"
     assert deployed.layout.run.stat().st_mode & 0o777 == 0o700
 
 

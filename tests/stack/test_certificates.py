@@ -114,8 +114,6 @@ def test_any_other_key_and_certificate_is_read_too():
     assert (said.subject, said.names, said.authority, said.serial) == ("", (), False, 1)
     assert said.matches(_pem(key))
 
-    return hashes.SHA256()
-
 
 @pytest.mark.parametrize("pem", [b"", b"nonsense", AUTHORITY[:200], KEY, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_what_is_no_certificate_is_refused(pem):

@@ -42,7 +42,7 @@ def test_it_is_private_and_holds_no_token(layout):
     assert [path.name for path in layout.token_register.parent.iterdir()] == ["register.json"]
 
 
-moments = st.datetimes(datetime(2020, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))
+moments = st.datetimes(datetime(2020, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (the strategy adds the zone)
 entries = st.builds(Entry, st.text(), st.text(), st.text(), moments, st.none() | moments, st.none() | moments, st.sampled_from("abc"))
 keys = st.builds(RetiredKey, st.sampled_from("abc"), moments, st.none() | moments)
 registers = st.builds(Register, st.lists(entries, max_size=6).map(tuple), st.lists(keys, max_size=3, unique_by=lambda key: key.key).map(tuple))

@@ -53,7 +53,15 @@ def test_an_estimate_gives_way_to_any_count():
 
 
 @pytest.mark.parametrize(
-    "line", [refused_line(), refused_line(status=503), access_line(status=500), access_line(sent_bytes=0), access_line(path="/tokenize"), access_line(status=0, flags="DC")]
+    "line",
+    [
+        refused_line(),
+        refused_line(status=503),
+        access_line(status=500),
+        access_line(sent_bytes=0),
+        access_line(path="/tokenize"),
+        access_line(status=0, flags="DC"),
+    ],
 )
 def test_what_generated_nothing_counts_nothing(line):
     entry = join(parse_access(line))
@@ -62,7 +70,16 @@ def test_what_generated_nothing_counts_nothing(line):
 
 @pytest.mark.parametrize(
     ("changes", "failed"),
-    [({}, 0), ({"status": 429}, 1), ({"status": 503}, 1), ({"flags": "UC"}, 1), ({"flags": "DC"}, 0), ({"status": 0, "flags": "DC"}, 0), ({"status": 0}, 1), ({"flags": "DC,UT"}, 0)],
+    [
+        ({}, 0),
+        ({"status": 429}, 1),
+        ({"status": 503}, 1),
+        ({"flags": "UC"}, 1),
+        ({"flags": "DC"}, 0),
+        ({"status": 0, "flags": "DC"}, 0),
+        ({"status": 0}, 1),
+        ({"flags": "DC,UT"}, 0),
+    ],
 )
 def test_which_requests_failed(changes, failed):
     assert sums_of(join(access(**changes))).failed == failed
@@ -107,7 +124,9 @@ def test_the_order_of_arrival_does_not_matter(counts, random):
     assert join(*shuffled) == expected
 
 
-@pytest.mark.parametrize(("at_s", "day"), [(NOON_S, "2026-11-23"), (NOON_S + 43_199.999, "2026-11-23"), (NOON_S + 43_200, "2026-11-24"), (NOON_S - 43_200, "2026-11-23")])
+@pytest.mark.parametrize(
+    ("at_s", "day"), [(NOON_S, "2026-11-23"), (NOON_S + 43_199.999, "2026-11-23"), (NOON_S + 43_200, "2026-11-24"), (NOON_S - 43_200, "2026-11-23")]
+)
 def test_days_are_utc(at_s, day):
     assert day_of(round(at_s * 1000)) == day
 

@@ -14,7 +14,7 @@ from kivactl.usage.join import DayKey, StreamAverages, Sums, joined
 from kivactl.usage.ledger import Ledger, Position, Warned, open_ledger
 from kivactl.usage.records import parse_access, parse_count
 
-ENTRY = joined(None, parse_access(access_line(model="größe 🚀", path='/v1/"q\'uote')), parse_count(count_line()), "4711", StreamAverages({}))
+ENTRY = joined(None, parse_access(access_line(model="größe 🚀", path="/v1/\"q'uote")), parse_count(count_line()), "4711", StreamAverages({}))
 KEY = DayKey("2026-11-23", "lab", "4711", "chat", "m")
 
 

@@ -70,7 +70,11 @@ def test_without_a_budget():
 
 
 def test_who_is_above_a_limit():
-    accounts = {"lab": Account(None, None, {"chat": 100, "m": 100, "other": None}, D(5)), "hall": Account(None, None, {"chat": 100}, D(5)), "poor": Account(monthly_budget=D(1))}
+    accounts = {
+        "lab": Account(None, None, {"chat": 100, "m": 100, "other": None}, D(5)),
+        "hall": Account(None, None, {"chat": 100}, D(5)),
+        "poor": Account(monthly_budget=D(1)),
+    }
     window = {("lab", "chat"): 100, ("lab", "m"): 99, ("lab", "other"): 10**9, ("stranger", "chat"): 10**9}
     exceeded = exceeded_by(accounts, window, {"lab": D("4.99"), "hall": D(5), "poor": D(0), "stranger": D(99)})
     assert exceeded == {"hall": {EVERY_MODEL: Reason.BUDGET}, "lab": {"chat": Reason.TOKENS}}

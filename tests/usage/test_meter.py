@@ -40,7 +40,9 @@ class Site:
         beside.replace(self.path)
 
     def start(self):
-        self.meter = Meter(self.path, World(lambda: self.now_s, lambda line: self.events.append(json.loads(line)), lambda *where: self.open(*where), self._reopen))
+        self.meter = Meter(
+            self.path, World(lambda: self.now_s, lambda line: self.events.append(json.loads(line)), lambda *where: self.open(*where), self._reopen)
+        )
 
     def restart(self):
         self.meter.close()
@@ -208,7 +210,14 @@ def test_a_budget_is_warned_of_once_a_level_and_then_closes_the_gate(site):
     site.restart()
     site.run(2)
     (warned,) = site.told("budget")
-    assert (warned["tenant"], warned["month"], warned["percent"], warned["spent"], warned["budget"], warned["currency"]) == ("lab", "2026-11", 80, "0.102000", "0.125", "EUR")
+    assert (warned["tenant"], warned["month"], warned["percent"], warned["spent"], warned["budget"], warned["currency"]) == (
+        "lab",
+        "2026-11",
+        80,
+        "0.102000",
+        "0.125",
+        "EUR",
+    )
     assert json.loads(site.quota.read_text()) == quota_for({})
     append(site.access, access_line("b"))
     site.engine(count_line("b"))
@@ -216,7 +225,11 @@ def test_a_budget_is_warned_of_once_a_level_and_then_closes_the_gate(site):
     assert [told["percent"] for told in site.told("budget")] == [80, 90, 100]
     assert json.loads(site.quota.read_text()) == quota_for({"lab": {EVERY_MODEL: Reason.BUDGET}})
     ledger = site.ledger()
-    assert [(warned.level, warned.spent) for warned in ledger.warnings("2026-11", "lab")] == [(80, Decimal("0.102")), (90, Decimal("0.204")), (100, Decimal("0.204"))]
+    assert [(warned.level, warned.spent) for warned in ledger.warnings("2026-11", "lab")] == [
+        (80, Decimal("0.102")),
+        (90, Decimal("0.204")),
+        (100, Decimal("0.204")),
+    ]
     ledger.close()
 
 

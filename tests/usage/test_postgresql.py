@@ -34,7 +34,9 @@ def test_what_is_no_address(text):
         parse_address(text)
 
 
-@pytest.mark.parametrize(("host", "here"), [("/run/pg", True), ("localhost", True), ("127.0.0.2", True), ("::1", True), ("10.0.0.1", False), ("db.example.org", False)])
+@pytest.mark.parametrize(
+    ("host", "here"), [("/run/pg", True), ("localhost", True), ("127.0.0.2", True), ("::1", True), ("10.0.0.1", False), ("db.example.org", False)]
+)
 def test_only_this_machine_goes_without_tls(host, here):
     assert Server("u", host, 1, "d").here == here
 

@@ -90,7 +90,9 @@ def test_without_any_price_list_there_is_no_currency():
     assert [(amount, currency) for *_, amount, currency in priced([(DayKey("2026-11-01", "lab", "", "", "m"), Sums(1, 0, 5))], {})] == [(D(0), "")]
 
 
-@pytest.mark.parametrize(("month", "found"), [("2026-09", "2026-10"), ("2026-10", "2026-10"), ("2026-11", "2026-10"), ("2026-12", "2026-12"), ("2027-01", "2026-12")])
+@pytest.mark.parametrize(
+    ("month", "found"), [("2026-09", "2026-10"), ("2026-10", "2026-10"), ("2026-11", "2026-10"), ("2026-12", "2026-12"), ("2027-01", "2026-12")]
+)
 def test_a_month_without_a_list_has_the_nearest_earlier_one(month, found):
     lists = {"2026-10": PriceList("A", {}), "2026-12": PriceList("B", {})}
     assert price_list_of(month, lists) is lists[found]

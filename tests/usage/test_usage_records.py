@@ -23,7 +23,9 @@ def test_a_usage_line():
 
 
 @pytest.mark.parametrize("parse", [parse_access, parse_count])
-@pytest.mark.parametrize("line", ["", "\n", "{", "null", "[]", "7", '"x"', "not json", "{}", '{"at": 7}', "[" * 100_000, "\x00\x00", '{"at": "yesterday"}', "}{"])
+@pytest.mark.parametrize(
+    "line", ["", "\n", "{", "null", "[]", "7", '"x"', "not json", "{}", '{"at": 7}', "[" * 100_000, "\x00\x00", '{"at": "yesterday"}', "}{"]
+)
 def test_what_is_no_line(parse, line):
     assert parse(line) is None
 
@@ -35,7 +37,15 @@ def test_access_lines_without_what_matters(changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"request_id": None}, {"request_id": ""}, {"prompt_tokens": -1}, {"prompt_tokens": 2**60}, {"completion_tokens": 1.5}, {"finished": None}, {"finished": 1}],
+    [
+        {"request_id": None},
+        {"request_id": ""},
+        {"prompt_tokens": -1},
+        {"prompt_tokens": 2**60},
+        {"completion_tokens": 1.5},
+        {"finished": None},
+        {"finished": 1},
+    ],
 )
 def test_usage_lines_without_what_matters(changes):
     assert parse_count(count_line(**changes)) is None
@@ -58,7 +68,9 @@ def test_times_without_a_zone_are_utc():
     assert parse_count(count_line(at="2026-11-23T12:00:00")).at_ms == NOON_S * 1000
 
 
-@pytest.mark.parametrize(("model", "taken"), [("a\x00b", "a?b"), ("\ud800", "?"), ("x" * 5000, "x" * 200), ("größe", "größe"), ("a\nb", "a?b"), (7, None), ({}, None)])
+@pytest.mark.parametrize(
+    ("model", "taken"), [("a\x00b", "a?b"), ("\ud800", "?"), ("x" * 5000, "x" * 200), ("größe", "größe"), ("a\nb", "a?b"), (7, None), ({}, None)]
+)
 def test_the_clients_choice_of_a_model_harms_no_database(model, taken):
     assert parse_access(access_line(model=model)).model == taken
 
@@ -70,7 +82,12 @@ def test_no_text_is_too_odd(text):
     assert parse_access(access_line(path=text)).path == parse_access(access_line(path=text)).path
 
 
-@given(st.dictionaries(st.sampled_from(["at", "request_id", "status", "tenant", "prompt_tokens", "completion_tokens", "finished"]), st.none() | st.booleans() | st.integers() | st.floats() | st.text()))
+@given(
+    st.dictionaries(
+        st.sampled_from(["at", "request_id", "status", "tenant", "prompt_tokens", "completion_tokens", "finished"]),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    )
+)
 def test_no_value_is_too_odd(row):
     line = json.dumps(json.loads(access_line()) | row)
     parse_access(line)

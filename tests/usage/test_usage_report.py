@@ -46,7 +46,12 @@ def test_currencies_are_not_added_up():
 
 
 KEYS = st.builds(
-    DayKey, st.sampled_from(["2026-11-01", "2026-11-02", "2026-12-01"]), st.sampled_from(["", "lab", "hall"]), st.sampled_from(["", "1"]), st.just("c"), st.sampled_from(["m", "n"])
+    DayKey,
+    st.sampled_from(["2026-11-01", "2026-11-02", "2026-12-01"]),
+    st.sampled_from(["", "lab", "hall"]),
+    st.sampled_from(["", "1"]),
+    st.just("c"),
+    st.sampled_from(["m", "n"]),
 )
 
 

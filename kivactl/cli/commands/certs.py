@@ -10,6 +10,7 @@ import typer
 from kivactl.cli.group import group
 from kivactl.cli.options import Common, common
 from kivactl.cli.site import deployment_of
+from kivactl.stack.certificates import SERVER_DAYS
 
 if TYPE_CHECKING:
     from kivactl.flows.certs import Shown
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 app = group("Show and renew the certificates.")
 
 _STYLES = {"ok": "green", "soon": "yellow", "expired": "red", "not yet valid": "red"}
-_DAYS = 398
 
 
 @app.command()
@@ -39,7 +39,7 @@ def show(context: typer.Context) -> None:
 @app.command()
 def issue(
     context: typer.Context,
-    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long it is valid.")] = _DAYS,
+    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long it is valid.")] = SERVER_DAYS,
     new_authority: Annotated[bool, typer.Option("--new-authority", help="Begin anew with another authority; clients have to trust it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -50,7 +50,7 @@ def issue(
 @app.command()
 def renew(
     context: typer.Context,
-    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long the new one is valid.")] = _DAYS,
+    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long the new one is valid.")] = SERVER_DAYS,
     force: Annotated[bool, typer.Option("--force", help="Also when the present one is still good.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
