@@ -1,4 +1,4 @@
-"""`chat` and `token`: one question on behalf of a tenant, and the token for a client of its own."""
+"""`chat`: one question on behalf of a tenant."""
 
 from __future__ import annotations
 

@@ -17,11 +17,12 @@ from kivactl.spec.quantities import format_bytes
 from kivactl.stack import sizing, tokens
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.engine import Share, replica_name
+from kivactl.stack.gateway.access import OPERATOR
 from kivactl.stack.gateway.bootstrap import validation_for
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url, file_hashes, gateway_files
 from kivactl.targets.lock import held
-from kivactl.targets.publication import keys_of, publish, unpublished
+from kivactl.targets.publication import contents, keys_of, publish, unpublished
 from kivactl.targets.release import read_release
 from kivactl.targets.status import GATEWAY
 from kivactl.targets.target import Target, open_target
@@ -31,7 +32,7 @@ from kivactl.tools.machine import Machine
 from kivactl.tools.models import ModelStore, Prepared
 
 PROBE = "kivactl-probe"
-"""Name of the short-lived token with which the platform is asked for a first answer."""
+"""Name of the short-lived tokens that kivactl makes for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +112,12 @@ def apply_deploy(deployment: Deployment, plan: Plan) -> Iterator[Outcome]:
 def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = None, lifetime: timedelta = timedelta(hours=1), name: str = PROBE) -> Endpoint:
     """The platform's address with a new token for one of its tenants.
 
+    The token is not in the register: nobody keeps it, and it lives for `register.OWN_TOKENS_LIVE` at most.
+
     Args:
         platform: The spec.
         layout: Where the signing key lies.
-        tenant: A tenant of the spec; the first one when absent.
+        tenant: A tenant of the spec, or the operator; the spec's first one when absent.
         lifetime: How long the token is valid.
         name: What the token is for.
 
@@ -165,7 +168,7 @@ def _verify(deployment: Deployment) -> Iterator[Outcome]:
     started_s = deployment.clock.now_s()
     yield Outcome("verification", Status.STARTED, "asking for a token through the gateway")
     for model in deployment.platform.models:
-        endpoint = replace(endpoint_for(deployment.platform, deployment.layout, lifetime=timedelta(minutes=5)), model=model.name)
+        endpoint = replace(endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5)), model=model.name)
         with open_client(endpoint) as client:
             client.complete("Hello", max_tokens=1)
     yield Outcome("verification", Status.DONE, "a token came through the gateway", deployment.clock.now_s() - started_s)
@@ -271,10 +274,10 @@ def _validate_gateway(deployment: Deployment, desired: Desired) -> None:
     import json
 
     layout = deployment.layout
-    if read_release(layout.release).gateway == file_hashes(desired):
+    if read_release(layout.release).gateway == file_hashes(desired) and not unpublished(deployment.platform, layout):
         return
     files = gateway_files(layout, deployment.platform)
-    whole = validation_for({**desired.files, **desired.first}, files)
+    whole = validation_for({**desired.files, **desired.first, **contents(deployment.platform, layout)}, files)
     config = layout.gateway / "validation.json"
     config.write_text(json.dumps(whole))
     layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)

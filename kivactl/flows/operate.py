@@ -11,6 +11,7 @@ from datetime import timedelta
 from kivactl.errors import CheckError
 from kivactl.flows.deploy import Deployment, endpoint_for
 from kivactl.plan import Outcome, Status
+from kivactl.stack.gateway.access import OPERATOR
 from kivactl.targets.lock import held
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools import leftovers, machine
@@ -38,7 +39,7 @@ def answer(deployment: Deployment, prompt: str, max_tokens: int) -> Iterator[Out
     """
     from kivactl.tools.http import open_client
 
-    endpoint = endpoint_for(deployment.platform, deployment.layout, lifetime=timedelta(minutes=5))
+    endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5))
     started_s = deployment.clock.now_s()
     yield Outcome("answer", Status.STARTED, f"asking {endpoint.model}")
     with open_client(endpoint) as client:

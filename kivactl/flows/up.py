@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 
+from kivactl.flows import tokens
 from kivactl.flows.chat import ask
 from kivactl.flows.deploy import Deployment, apply_deploy, endpoint_for, plan_deploy
 from kivactl.flows.measure import measure
@@ -36,4 +38,5 @@ def short_load(deployment: Deployment) -> Iterator[Outcome]:
 
 def client_for(deployment: Deployment) -> Endpoint:
     """The endpoint with a token for the first tenant's clients."""
-    return endpoint_for(deployment.platform, deployment.layout, lifetime=timedelta(days=90), name="up")
+    token, _ = tokens.issue(deployment, deployment.platform.gateway.tenants[0].name, name="up", lifetime=timedelta(days=90))
+    return replace(endpoint_for(deployment.platform, deployment.layout), token=token)

@@ -55,7 +55,7 @@ def gateway_files_of(platform: Platform, layout: Layout, jwks: Mapping[str, Any]
     interval = command.argv.index("--file-flush-interval-msec") + 1
     quick = replace(command, argv=(*command.argv[:interval], "20", *command.argv[interval + 1 :]))
     replicas = {endpoints_file(layout.gateway, model): endpoints(model, layout, names) for model, names in desired.replicas.items()}
-    return {**replicas, **desired.first, **desired.files}, desired.processes[GATEWAY]
+    return {**replicas, **desired.first, **desired.files}, quick
 
 
 def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:

@@ -151,7 +151,7 @@ signing_key() {
 
 permissions() {
   for key in "$authority_key" "$certificate_key" "$KIVA_SIGNING_KEY"; do
-    [ ! -e "$key" ] || [ "$(stat -c %a "$key")" = 600 ] || say "open $key"
+    [ ! -e "$key" ] || [ "$(stat -L -c %a "$key")" = 600 ] || say "open $key"
   done
 }
 
