@@ -22,8 +22,14 @@ def collector():
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
-            got.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+            body = b""
+            while size := int(self.rfile.readline(), 16):  # it comes in chunks
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            got.append((self.path, body))
             self.send_response(200)
+            self.send_header("content-length", "0")
             self.end_headers()
 
         def log_message(self, *_):
