@@ -24,7 +24,7 @@ from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url,
 from kivactl.targets.lock import held
 from kivactl.targets.publication import contents, keys_of, publish, unpublished
 from kivactl.targets.release import read_release
-from kivactl.targets.status import GATEWAY
+from kivactl.targets.status import GATEWAY, METER
 from kivactl.targets.target import Target, open_target
 from kivactl.tools import envoy, machine
 from kivactl.tools.clock import Clock
@@ -192,7 +192,7 @@ def _plan_before_preparation(title: str, missing: list[Model], platform: Platfor
     release = read_release(layout.release)
     changes = [Change(Verb.CREATE, f"model {model.name}") for model in missing]
     if not release.processes:
-        changes.append(Change(Verb.CREATE, "gateway"))
+        changes += [Change(Verb.CREATE, GATEWAY), Change(Verb.CREATE, METER)]
     for model in platform.models:
         names = [replica_name(model.name, index) for index in range(model.replicas)]
         changes += [Change(Verb.REPLACE if name in release.processes else Verb.CREATE, f"engine {name}") for name in names]

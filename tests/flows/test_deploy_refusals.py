@@ -77,6 +77,7 @@ def test_the_plan_of_a_first_deploy(site):
     plan = plan_deploy(site.deployment)
     assert [(change.verb, change.subject) for change in plan.changes] == [
         (Verb.CREATE, "gateway"),
+        (Verb.CREATE, "meter"),
         (Verb.CREATE, "engine tiny-0"),
         (Verb.CREATE, "engine tiny-1"),
     ]

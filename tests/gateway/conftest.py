@@ -383,9 +383,9 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_gateway(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path], signing_key: bytes) -> Iterator[Callable[..., RunningGateway]]:
-    """Start a gateway for a spec: (models, aliases, and what stands below `gateway`); all end with the tests."""
+    """Start a gateway for a spec: (models, aliases, and what stands below `gateway`); all end with the module."""
     running = []
 
     def start(*, models: tuple[Model, ...] = (Model(name="m", source="x"),), aliases: tuple[Alias, ...] = (), **values: Any) -> RunningGateway:
@@ -397,6 +397,20 @@ def start_gateway(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[P
 
     yield start
     for gateway in running:
+        gateway.stop()
+
+
+@pytest.fixture
+def fresh_gateway(start_gateway: Callable[..., RunningGateway]) -> Iterator[Callable[..., RunningGateway]]:
+    """The same for gateways that end with the test: each takes a dozen of the machine's inotify instances, of which there are 128."""
+    started = []
+
+    def start(**values: Any) -> RunningGateway:
+        started.append(start_gateway(**values))
+        return started[-1]
+
+    yield start
+    for gateway in started:
         gateway.stop()
 
 

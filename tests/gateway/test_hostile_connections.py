@@ -167,8 +167,8 @@ def test_a_client_that_goes_away_while_it_is_answered_is_logged_as_that(unharmed
     assert (record["flags"], record["tenant"], record["status"]) == ("DC", "police", 200)
 
 
-def test_connections_above_the_limit_are_refused_and_the_others_served(start_gateway):
-    gateway = start_gateway(connections=20)
+def test_connections_above_the_limit_are_refused_and_the_others_served(fresh_gateway):
+    gateway = fresh_gateway(connections=20)
     with contextlib.ExitStack() as stack, gateway.connect() as kept:
         for _ in range(60):
             stack.enter_context(gateway.connect(tls=False))
@@ -183,7 +183,6 @@ def test_connections_above_the_limit_are_refused_and_the_others_served(start_gat
                 break
     else:
         pytest.fail("never recovered")
-    gateway.stop()
 
 
 @pytest.mark.parametrize(

@@ -262,11 +262,11 @@ def test_a_body_that_names_another_model_than_the_path_is_no_way_around(unharmed
     assert not any("secret" in entry["body"] for entry in unharmed.engines["secret-0"].received if dict(entry["headers"])["x-kiva-tenant"] == "police")
 
 
-def test_versions_behind_an_alias_are_no_way_around(start_gateway):
+def test_versions_behind_an_alias_are_no_way_around(fresh_gateway):
     """Who pins a version of an alias gets only versions of this alias."""
     from kivactl.spec.platform import Alias
 
-    gateway = start_gateway(
+    gateway = fresh_gateway(
         models=tuple(Model(name=name, source="x") for name in ("v1", "v2", "secret")),
         aliases=(Alias(name="chat", models={"v1": 1, "v2": 1}),),
         tenants=(Tenant(name="police", models=("chat",)),),
@@ -278,7 +278,6 @@ def test_versions_behind_an_alias_are_no_way_around(start_gateway):
     for name in ("v1", "v2", "secret"):
         gateway.ask({"model": name, "messages": []}).refuses(403, "model_not_allowed")
     assert gateway.engines["secret-0"].received == []
-    gateway.stop()
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,8 @@ def test_the_provider_is_a_real_one(provider):
 
 
 @pytest.mark.parametrize("kind", CLAIMS)
-def test_a_token_of_the_provider_is_accepted_for_the_tenant_in_its_claim(start_gateway, provider, certificate, kind):
-    gateway = start_gateway(tenants=(Tenant(name="police"), Tenant(name="tax", models=())), issuers=(issuer_for(provider, certificate, **CLAIMS[kind]),))
+def test_a_token_of_the_provider_is_accepted_for_the_tenant_in_its_claim(fresh_gateway, provider, certificate, kind):
+    gateway = fresh_gateway(tenants=(Tenant(name="police"), Tenant(name="tax", models=())), issuers=(issuer_for(provider, certificate, **CLAIMS[kind]),))
     answer = until_accepted(gateway, provider)
     record = gateway.logged(answer.header("x-request-id"))
     assert (record["tenant"], record["issuer"]) == ("police", provider.url)
@@ -176,7 +176,6 @@ def test_a_token_of_the_provider_is_accepted_for_the_tenant_in_its_claim(start_g
     ask(gateway, provider.token("carl")).refuses(403, "unknown_tenant")
     ask(gateway, provider.token("dora")).refuses(403, "unknown_tenant")
     assert gateway.serves()
-    gateway.stop()
 
 
 def test_each_tenant_is_the_one_in_the_claim(site, provider):
@@ -264,8 +263,8 @@ def test_a_platform_s_token_is_not_read_by_the_provider_s_rules(site):
     assert site.logged(answer.header("x-request-id"))["tenant"] == "police"
 
 
-def test_providers_come_and_go_and_change_while_requests_run(start_gateway, provider, certificate):
-    gateway = start_gateway(tenants=(Tenant(name="police"), Tenant(name="tax")))
+def test_providers_come_and_go_and_change_while_requests_run(fresh_gateway, provider, certificate):
+    gateway = fresh_gateway(tenants=(Tenant(name="police"), Tenant(name="tax")))
     ask(gateway, provider.token("anna")).refuses(401)
     apply(gateway, issuer_for(provider, certificate, claim="preferred_username"))
     assert gateway.logged(until_accepted(gateway, provider, 15).header("x-request-id"))["tenant"] == "police"
@@ -274,7 +273,6 @@ def test_providers_come_and_go_and_change_while_requests_run(start_gateway, prov
     apply(gateway)
     gateway.until(lambda: ask(gateway, provider.token("anna")).status == 401)
     assert gateway.serves()
-    gateway.stop()
 
 
 def test_a_rotation_of_the_provider_s_keys_is_followed_and_old_tokens_stay_good(site, provider):
@@ -299,39 +297,36 @@ def test_while_the_provider_is_down_all_others_are_served(site, provider):
         provider.start()
 
 
-def test_a_gateway_starts_without_the_provider_and_takes_its_tokens_once_it_is_there(start_gateway, provider, certificate):
+def test_a_gateway_starts_without_the_provider_and_takes_its_tokens_once_it_is_there(fresh_gateway, provider, certificate):
     issuer = issuer_for(provider, certificate, claim="preferred_username")
     token = provider.token("anna")
     provider.stop()
     try:
-        gateway = start_gateway(tenants=(Tenant(name="police"),), issuers=(issuer,))
+        gateway = fresh_gateway(tenants=(Tenant(name="police"),), issuers=(issuer,))
         assert gateway.serves()
         ask(gateway, token).refuses(401)
     finally:
         provider.start()
     until_accepted(gateway, provider, 15)
-    gateway.stop()
 
 
-def test_a_provider_whose_certificate_is_not_of_its_authority_is_not_believed(start_gateway, provider, tmp_path, certificate):
+def test_a_provider_whose_certificate_is_not_of_its_authority_is_not_believed(fresh_gateway, provider, tmp_path, certificate):
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=other", "-days", "2", "-keyout", tmp_path / "k", "-out", tmp_path / "ca.pem"],
         check=True,
         capture_output=True,
     )
     issuer = issuer_for(provider, certificate, claim="preferred_username").model_copy(update={"ca": str(tmp_path / "ca.pem")})
-    gateway = start_gateway(tenants=(Tenant(name="police"),), issuers=(issuer,))
+    gateway = fresh_gateway(tenants=(Tenant(name="police"),), issuers=(issuer,))
     with pytest.raises(AssertionError):
         until_accepted(gateway, provider, 3)
     assert gateway.serves()
-    gateway.stop()
 
 
-def test_keys_from_a_file_need_no_provider(start_gateway, provider, tmp_path):
+def test_keys_from_a_file_need_no_provider(fresh_gateway, provider, tmp_path):
     keys = tmp_path / "keys.json"
     keys.write_text(provider.http.get(provider.discovered["jwks_uri"]).text)
-    gateway = start_gateway(
+    gateway = fresh_gateway(
         tenants=(Tenant(name="police"),), issuers=(Issuer(issuer=provider.url, audience="kiva", jwks=str(keys), claim="preferred_username"),)
     )
     assert ask(gateway, provider.token("anna")).status == 200
-    gateway.stop()

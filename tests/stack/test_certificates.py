@@ -115,13 +115,24 @@ def test_any_other_key_and_certificate_is_read_too():
     assert said.matches(_pem(key))
 
 
-@pytest.mark.parametrize("pem", [b"", b"nonsense", AUTHORITY[:200], KEY, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+NO_CERTIFICATES = {
+    "empty": b"",
+    "text": b"nonsense",
+    "half": AUTHORITY[:200],
+    "key": KEY,
+    "hollow": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+}
+NO_KEYS = {"empty": b"", "text": b"nonsense", "half": KEY[:100], "public": public_half(KEY), "P-384": _pem(ec.generate_private_key(ec.SECP384R1()))}
+"""With names, for keys differ in every process that collects the tests."""
+
+
+@pytest.mark.parametrize("pem", NO_CERTIFICATES.values(), ids=NO_CERTIFICATES)
 def test_what_is_no_certificate_is_refused(pem):
     with pytest.raises(PreconditionError, match="no certificate in PEM form"):
         parse(pem)
 
 
-@pytest.mark.parametrize("key", [b"", b"nonsense", KEY[:100], public_half(KEY), _pem(ec.generate_private_key(ec.SECP384R1()))])
+@pytest.mark.parametrize("key", NO_KEYS.values(), ids=NO_KEYS)
 def test_unusable_keys_are_refused(key):
     with pytest.raises(PreconditionError):
         _issue(key=key)
