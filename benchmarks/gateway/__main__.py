@@ -9,7 +9,8 @@ of them in turn, beginning with another one. Figures are medians over the rounds
   answers   64 connections, each sends its next request when its answer of ~670 bytes is complete: the most there is.
   latency   The same with 1 connection: what a gateway adds when nothing waits. The engine answers at once.
   streams   64 connections, 32 events an answer, each event a write of its own, as fast as possible; whole streams are counted.
-  paced     256 connections, 32 events at 10 ms each, as from an engine: 800 streams/s are the most there can be.
+  paced     256 connections, 32 events at 10 ms each, as from an engine: 800 streams/s are the most there can be. Twice the time,
+            as for the rate, so that opening so many connections matters little.
   first     Single streams on one connection: time to the first event's first byte and to the last byte.
   rate      8,000 requests/s on a schedule over 512 connections; the rate reached and how late answers were.
 """
@@ -42,11 +43,11 @@ LOADS: dict[str, Measurement] = {
     "answers": lambda one, folder, s: as_json(load(one.target, folder, body_for(), connections=64, seconds=s)),
     "latency": lambda one, folder, s: as_json(load(one.target, folder, body_for(), connections=1, seconds=s)),
     "streams": lambda one, folder, s: as_json(load(one.target, folder, body_for(stream=True), connections=64, seconds=s)),
-    "paced": lambda one, folder, s: as_json(load(one.target, folder, body_for(stream=True, pace_us=PACE_US), connections=256, seconds=s)),
+    "paced": lambda one, folder, s: as_json(load(one.target, folder, body_for(stream=True, pace_us=PACE_US), connections=256, seconds=2 * s)),
     "first": lambda one, folder, s: as_json(first_bytes(one.target, s / 2)),  # noqa: ARG005
-    "rate": lambda one, folder, s: as_json(load(one.target, folder, body_for(), connections=512, seconds=s, per_s=GOAL_PER_S)),
+    "rate": lambda one, folder, s: as_json(load(one.target, folder, body_for(), connections=512, seconds=2 * s, per_s=GOAL_PER_S)),
 }
-UNSHOWN = {"refused", "broken", "settled_s", "others_load"}
+UNSHOWN = {"answers", "refused", "broken", "settled_s", "others_load"}
 NOT_FOR = {"rate": ("litellm",)}
 """Who is left out of which load: what is far below the rate only fills its queue."""
 
@@ -123,9 +124,8 @@ def _round(number: int, contenders: Mapping[str, Contender], mock: int, folder: 
             figures = LOADS[what](contender, folder, options.seconds)
             if figures.get("refused") or figures.get("broken"):
                 print(f"  round {number + 1}: {name}, {what}: {figures['refused']:g} refused, {figures['broken']:g} broken", file=sys.stderr)
-            answers = figures.get("per_s", 0) * options.seconds
             if "per_s" in figures:
-                shared = 1e6 / max(answers, 1)
+                shared = 1e6 / max(figures["answers"], 1)
                 figures |= {"cpu_us": (_busy(contender.pids) - before) * shared, "engine_cpu_us": (_busy([mock]) - engine) * shared}
             figures["settled_s"] = _until_metered(contender)
             figures["others_load"] = os.getloadavg()[0]

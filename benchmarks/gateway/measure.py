@@ -49,12 +49,14 @@ class Load:
     """What one run of the generator showed.
 
     Attributes:
+        answers: Complete ones.
         per_s: Complete answers a second.
         p50_ms, p95_ms, p99_ms: From sending a request to its answer's last byte.
         refused: Answers other than 2xx.
         broken: Connections refused or cut, reads and writes failed, timeouts.
     """
 
+    answers: int
     per_s: float
     p50_ms: float
     p95_ms: float
@@ -115,6 +117,7 @@ def load(target: Target, folder: Path, body: dict[str, object], *, connections: 
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     seen = json.loads(line.removeprefix("RESULT "))
     return Load(
+        answers=seen["answers"],
         per_s=seen["answers"] / seen["window_us"] * 1e6,
         p50_ms=seen["p50_us"] / 1000,
         p95_ms=seen["p95_us"] / 1000,

@@ -100,7 +100,10 @@ def examine(platform: Platform | None, layout: Layout | None, sight: Sight | Non
         findings += [_disk("disk of the state folder", layout.state, _LEAST_STATE_BYTES, "logs, journal"), _disk_of_cache(layout)]
         findings.append(_clock(seen, layout))
     if platform is not None:
-        findings.append(_port(platform, layout))
+        gateway = platform.gateway
+        findings.append(_port(gateway.address, gateway.port, "gateway.port", "gateway", layout))
+        findings.append(_port(gateway.metrics.address, gateway.metrics_port, "gateway.metrics.port", "metrics", layout))
+        findings += _ledger(platform)
         if layout is not None:
             findings.append(_provisioned(platform, layout))
     return findings
@@ -224,18 +227,26 @@ def _disk_of_cache(layout: Layout) -> Finding:
     return _disk("disk of the model cache", layout.cache, _LEAST_CACHE_BYTES, "prepared models")
 
 
-def _port(platform: Platform, layout: Layout | None) -> Finding:
-    address, port = platform.gateway.address, platform.gateway.port
+def _port(address: str, port: int, key: str, needed_for: str, layout: Layout | None) -> Finding:
     try:
         holder = machine.holder_of(address, port)
     except PreconditionError as error:
-        return Finding(f"port {port}", State.MISSING, error.message, "gateway", error.hint)
+        return Finding(f"port {port}", State.MISSING, error.message, needed_for, error.hint)
     if holder is None:
-        return Finding(f"port {port}", State.OK, f"free on {address}", "gateway")
+        return Finding(f"port {port}", State.OK, f"free on {address}", needed_for)
     own = Supervisor(layout.supervisor_socket).states().get(GATEWAY) if layout is not None else None
     if own is not None and f"(pid {own.pid}," in holder:
-        return Finding(f"port {port}", State.OK, "our gateway listens", "gateway")
-    return Finding(f"port {port}", State.MISSING, f"taken by {holder}", "gateway", "stop it, or choose another with `gateway.port` in kiva.yaml")
+        return Finding(f"port {port}", State.OK, "our gateway listens", needed_for)
+    return Finding(f"port {port}", State.MISSING, f"taken by {holder}", needed_for, f"stop it, or choose another with `{key}` in kiva.yaml")
+
+
+def _ledger(platform: Platform) -> list[Finding]:
+    if platform.usage.ledger == "sqlite":
+        return []
+    found = _version("pg8000")
+    if found is None:
+        return [Finding("pg8000", State.MISSING, "not installed", "ledger on PostgreSQL", "pip install 'kivactl[postgres]'")]
+    return [Finding("pg8000", State.OK, found, "ledger on PostgreSQL")]
 
 
 def _provisioned(platform: Platform, layout: Layout) -> Finding:

@@ -12,6 +12,7 @@ import pytest
 from kivactl.flows import doctor
 from kivactl.flows.doctor import Sight, State, examine, torch_build
 from kivactl.spec.platform import Platform
+from kivactl.spec.usage import Usage
 from kivactl.stack.layout import Layout
 from kivactl.tools.machine import Gpu, Machine
 from kivactl.tools.supervisor import ProcessState, Supervisor
@@ -198,3 +199,22 @@ def test_nothing_heavy_is_imported():
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.strip() == "[]"
+
+
+def test_the_metrics_need_a_free_port_too():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        finding = _by_name(examine(_platform(port - 1), None, _sight()))[f"port {port}"]
+    assert (finding.state, finding.needed_for) == (State.MISSING, "metrics")
+    assert "gateway.metrics.port" in finding.remedy
+
+
+def test_a_ledger_on_postgresql_needs_its_driver(monkeypatch):
+    platform = _platform()
+    remote = platform.model_copy(update={"usage": Usage(ledger="postgresql://kiva@db.example/usage")})
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    finding = _by_name(examine(remote, None, _sight()))["pg8000"]
+    assert (finding.state, finding.remedy) == (State.MISSING, "pip install 'kivactl[postgres]'")
+    assert "pg8000" not in _by_name(examine(platform, None, _sight()))

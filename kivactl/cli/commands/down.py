@@ -13,7 +13,9 @@ from kivactl.cli.site import deployment_of
 def command(
     context: typer.Context,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    purge: Annotated[bool, typer.Option("--purge", help="Also remove keys, certificates, logs and records: tokens issued before become worthless.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove keys, certificates, logs, records and the ledger of usage; tokens issued before become worthless.")
+    ] = False,
 ) -> None:
     """Stop the platform: requests in work are finished; no process, port or temporary file stays."""
     from kivactl.flows.operate import purge as remove
@@ -24,7 +26,7 @@ def command(
     deployment = deployment_of(options)
     bound = bind("stop", None)
     options.sink.plan(plan_runbook(bound))
-    also = f" and remove {deployment.layout.state}" if purge else ""
+    also = f" and remove {deployment.layout.state}, with keys and the ledger of usage" if purge else ""
     if not options.sink.confirm(f"Stop '{deployment.platform.name}'{also}?", yes):
         raise typer.Exit(130)
     options.sink.outcomes(run_runbook(bound, deployment))
