@@ -31,6 +31,7 @@ _GIB = 2**30
 _LEAST_MEMORY_BYTES = 4 * _GIB
 _LEAST_STATE_BYTES = _GIB
 _LEAST_CACHE_BYTES = 5 * _GIB
+_LEAST_WATCHES = 128
 _LEAST_SHARED_BYTES = 512 * 2**20
 _CLOCK_SLACK_S = 120.0
 
@@ -95,7 +96,16 @@ def examine(platform: Platform | None, layout: Layout | None, sight: Sight | Non
         Findings in the order to show them.
     """
     seen = sight or Sight(machine.facts(), _version, _program, time.time())
-    findings = [_python(), *_engine(seen), *_packages(seen, platform), *_programs(seen, platform), _gpu(seen), _memory(seen, platform), _shared_memory()]
+    findings = [
+        _python(),
+        *_engine(seen),
+        *_packages(seen, platform),
+        *_programs(seen, platform),
+        _gpu(seen),
+        _memory(seen, platform),
+        _shared_memory(),
+        _watches(),
+    ]
     if layout is not None:
         findings += [_disk("disk of the state folder", layout.state, _LEAST_STATE_BYTES, "logs, journal"), _disk_of_cache(layout)]
         findings.append(_clock(seen, layout))
@@ -225,6 +235,15 @@ def _disk(name: str, path: Path, least_bytes: int, needed_for: str) -> Finding:
 
 def _disk_of_cache(layout: Layout) -> Finding:
     return _disk("disk of the model cache", layout.cache, _LEAST_CACHE_BYTES, "prepared models")
+
+
+def _watches(limit: Path = Path("/proc/sys/fs/inotify/max_user_instances")) -> Finding:
+    """The gateway watches some dozen files, and ends itself when it cannot."""
+    count = int(limit.read_text()) if limit.exists() else 0
+    if count >= _LEAST_WATCHES:
+        return Finding("inotify instances", State.OK, f"{count} for each user", "gateway")
+    remedy = f"sysctl -w fs.inotify.max_user_instances={_LEAST_WATCHES}"
+    return Finding("inotify instances", State.WARNING, f"{count} for each user; a gateway takes 13", "gateway", remedy)
 
 
 def _port(address: str, port: int, key: str, needed_for: str, layout: Layout | None) -> Finding:

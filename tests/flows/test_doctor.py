@@ -218,3 +218,11 @@ def test_a_ledger_on_postgresql_needs_its_driver(monkeypatch):
     finding = _by_name(examine(remote, None, _sight()))["pg8000"]
     assert (finding.state, finding.remedy) == (State.MISSING, "pip install 'kivactl[postgres]'")
     assert "pg8000" not in _by_name(examine(platform, None, _sight()))
+
+
+@pytest.mark.parametrize(("count", "state"), [(8192, State.OK), (128, State.OK), (64, State.WARNING)])
+def test_the_gateway_watches_files(tmp_path, count, state):
+    (tmp_path / "limit").write_text(f"{count}\n")
+    finding = doctor._watches(tmp_path / "limit")
+    assert finding.state is state
+    assert bool(finding.remedy) == (state is State.WARNING)

@@ -34,7 +34,8 @@ JWT_METADATA, CLAIMS = "envoy.filters.http.jwt_authn", "token"
 
 _JWT = "extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 _LOCAL_LIMIT = "extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
-_KEYS_FETCHED_EVERY = "60s"
+_KEYS_FETCHED_EVERY = "15s"
+"""A token signed by a key the gateway does not know yet is refused until the next fetch."""
 
 
 def authentication_filter(files: Files) -> Json:

@@ -199,6 +199,7 @@ def _by_url(name: str, url: str, ca: str | None) -> Json:
         "@type": type_url("config.cluster.v3.Cluster"),
         "name": name,
         "type": "STRICT_DNS",
+        "dns_lookup_family": "ALL",
         "connect_timeout": "2s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]},
     }

@@ -19,7 +19,7 @@ _MANAGER = "extensions.filters.network.http_connection_manager.v3.HttpConnection
 _ROUTER = {"name": "router", "typed_config": {"@type": type_url("extensions.filters.http.router.v3.Router"), "suppress_envoy_headers": True}}
 
 _SLOWEST_HEADERS_S, _SLOWEST_REQUEST_S = 10.0, 60.0
-"""Seconds a client has to send the headers, and the whole request; a slow one holds a connection no longer than that."""
+"""Seconds a client has for the TLS handshake, for the headers, for the whole request; a slow one holds a connection no longer than that."""
 
 
 def listeners_for(platform: Platform, files: Files, replicas: Mapping[str, Iterable[Replica]]) -> Json:
@@ -138,7 +138,7 @@ def _gateway(platform: Platform, files: Files) -> Json:
             {
                 "filters": [{"name": "http", "typed_config": manager}],
                 "transport_socket": {"name": "tls", "typed_config": tls},
-                "transport_socket_connect_timeout": "10s",
+                "transport_socket_connect_timeout": seconds(min(_SLOWEST_HEADERS_S, gateway.request_timeout)),
             }
         ],
     }

@@ -40,12 +40,21 @@ def by_metadata(key: str, branches: Iterable[tuple[Iterable[str], Json]], *, oth
     """A rule by what the filters found out.
 
     Args:
-        key: Of the finding; one that is missing matches the value "".
+        key: Of the finding.
         branches: Values and the action for them.
-        otherwise: Action for every other value.
+        otherwise: Action for every other value, and when there is none.
     """
-    matchers = [{"predicate": _any([_finding(key, value) for value in values]), "on_match": {"action": action}} for values, action in branches]
+    matchers = [
+        {"predicate": _any([_finding(key, {"string_match": {"exact": value}}) for value in values]), "on_match": {"action": action}}
+        for values, action in branches
+    ]
     return {"matcher_list": {"matchers": matchers}, "on_no_match": {"action": otherwise}}
+
+
+def by_presence(key: str, action: Json, *, otherwise: Json) -> Json:
+    """A rule by whether the filters found something out."""
+    found = {"predicate": _finding(key, {"present_match": True}), "on_match": {"action": action}}
+    return {"matcher_list": {"matchers": [found]}, "on_no_match": {"action": otherwise}}
 
 
 def metadata_match(key: str, value: Json) -> Json:
@@ -57,7 +66,7 @@ def _any(predicates: list[Json]) -> Json:
     return predicates[0] if len(predicates) == 1 else {"or_matcher": {"predicate": predicates}}
 
 
-def _finding(key: str, value: str) -> Json:
+def _finding(key: str, value: Json) -> Json:
     return {
         "single_predicate": {
             "input": {
@@ -69,10 +78,10 @@ def _finding(key: str, value: str) -> Json:
                 },
             },
             "custom_match": {
-                "name": "exact",
+                "name": "value",
                 "typed_config": {
                     "@type": type_url("extensions.matching.input_matchers.metadata.v3.Metadata"),
-                    "value": {"string_match": {"exact": value}},
+                    "value": value,
                 },
             },
         }

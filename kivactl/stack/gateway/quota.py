@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from kivactl.stack.gateway.files import Json, discoverable
-from kivactl.stack.gateway.matching import RBAC, allow, by_header, by_metadata, deny
+from kivactl.stack.gateway.matching import RBAC, allow, by_header, by_metadata, by_presence, deny
 
 NAME = "kiva.quota"
 
@@ -34,8 +34,8 @@ def quota_for(exceeded: Mapping[str, Mapping[str, Reason]]) -> Json:
 
 
 def _refused(models: Mapping[str, Reason]) -> Json:
-    if EVERY_MODEL in models:
-        return {"action": deny(models[EVERY_MODEL])}
+    if EVERY_MODEL in models:  # what names no model, such as the list of models, costs nothing
+        return {"matcher": by_presence("model", deny(models[EVERY_MODEL]), otherwise=allow())}
     by_reason: dict[Reason, list[str]] = {}
     for model, reason in models.items():
         by_reason.setdefault(reason, []).append(model)

@@ -70,7 +70,9 @@ def test_limits_are_per_tenant_and_model():
 
 def test_who_has_used_up_what():
     content = quota.quota_for({"t": {quota.EVERY_MODEL: quota.Reason.BUDGET}, "u": {"a": quota.Reason.TOKENS}, "v": {}})
-    assert branches(content)["t"]["action"]["name"] == "budget"
+    [named] = branches(content)["t"]["matcher"]["matcher_list"]["matchers"]
+    assert named["on_match"]["action"]["name"] == "budget"
+    assert named["predicate"]["single_predicate"]["custom_match"]["typed_config"]["value"] == {"present_match": True}, "the list of models costs nothing"
     assert branches(content)["u"]["matcher"]["matcher_list"]["matchers"][0]["on_match"]["action"]["name"] == "tokens"
     assert "v" not in branches(content)
 
