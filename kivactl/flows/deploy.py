@@ -17,9 +17,9 @@ from kivactl.spec.quantities import format_bytes
 from kivactl.stack import sizing, tokens
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.engine import Share, replica_name
-from kivactl.stack.gateway.access import OPERATOR
 from kivactl.stack.gateway.bootstrap import validation_for
 from kivactl.stack.layout import Layout
+from kivactl.stack.metering import OPERATOR
 from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url, file_hashes, gateway_files
 from kivactl.targets.lock import held
 from kivactl.targets.publication import contents, keys_of, publish, unpublished
@@ -243,7 +243,8 @@ def _desired(deployment: Deployment, prepared: dict[str, Prepared], facts: Machi
         jwks=tokens.jwks_for(keys_of(layout)),
         python=Path(sys.executable),
         envoy=envoy.find_envoy(),
-        gateway_workers=max(1, min(4, len(facts.cores) // 2)),
+        # Engines on CPUs need the cores themselves; beside GPUs they are the gateway's.
+        gateway_workers=min(8, len(facts.cores)) if sized.gpus else max(1, min(4, len(facts.cores) // 2)),
     )
 
 

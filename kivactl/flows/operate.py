@@ -11,7 +11,7 @@ from datetime import timedelta
 from kivactl.errors import CheckError
 from kivactl.flows.deploy import Deployment, endpoint_for
 from kivactl.plan import Outcome, Status
-from kivactl.stack.gateway.access import OPERATOR
+from kivactl.stack.metering import OPERATOR
 from kivactl.targets.lock import held
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools import leftovers, machine

@@ -108,6 +108,9 @@ class Gateway(Strict):
         if len({issuer.issuer for issuer in self.issuers}) < len(self.issuers):
             msg = "two issuers have the same `issuer`"
             raise ValueError(msg)
+        if self.wait >= self.request_timeout:
+            msg = "`wait` must be shorter than `request_timeout`"
+            raise ValueError(msg)
         if self.metrics_port > 65535 or self.metrics_port == self.port:
             msg = "metrics need a port of their own: set `gateway.metrics.port`"
             raise ValueError(msg)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+OPERATOR = "kivactl:operator"
+"""Tenant of the questions that kivactl asks to see whether the platform answers: no limits, no bill. No spec can name it."""
+
 DEFAULT_ROTATE_BYTES = 64 * 2**20
 
 SQLITE = "sqlite:"

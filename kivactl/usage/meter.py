@@ -291,6 +291,7 @@ def main(argv: Sequence[str]) -> int:
     except KivaError as error:
         sys.stderr.write(f"{error.message}\n")
         return error.exit_code
+    os.nice(10)  # what is behind by seconds is caught up with; requests must not wait for it
     more = False
     while True:
         began_s = time.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 
-from kivactl.stack.metering import Tariff
+from kivactl.stack.metering import OPERATOR, Tariff
 from kivactl.usage.join import DayKey, Sums
 from kivactl.usage.ledger import PriceList
 
@@ -59,7 +59,8 @@ def priced(days: Iterable[tuple[DayKey, Sums]], lists: Mapping[str, PriceList]) 
         lists: By month, in order.
 
     Yields:
-        Key, sums, amount and currency (empty without any price list); nothing is charged for what no tenant asked for.
+        Key, sums, amount and currency (empty without any price list); nothing is charged for what no tenant asked for, nor for what
+        kivactl asked itself.
     """
     so_far: dict[tuple[str, str, str], Sums] = {}
     for key, sums in days:
@@ -67,12 +68,16 @@ def priced(days: Iterable[tuple[DayKey, Sums]], lists: Mapping[str, PriceList]) 
         prices = price_list_of(month, lists)
         tariff = prices.tariffs.get(key.version) if prices else None
         amount = Decimal(0)
-        if tariff is not None and key.tenant:
+        if tariff is not None and _pays(key.tenant):
             account = (month, key.tenant, key.version)
             before = so_far.get(account, Sums())
             so_far[account] = before.plus(sums)
             amount = amount_for(tariff, so_far[account]) - amount_for(tariff, before)
         yield key, sums, amount, prices.currency if prices else ""
+
+
+def _pays(tenant: str) -> bool:
+    return tenant not in {"", OPERATOR}
 
 
 def spent_by_tenant(month: Mapping[tuple[str, str], Sums], tariffs: Mapping[str, Tariff]) -> dict[str, Decimal]:
@@ -85,6 +90,6 @@ def spent_by_tenant(month: Mapping[tuple[str, str], Sums], tariffs: Mapping[str,
     spent: dict[str, Decimal] = {}
     for (tenant, version), sums in month.items():
         tariff = tariffs.get(version)
-        if tenant:
+        if _pays(tenant):
             spent[tenant] = spent.get(tenant, Decimal(0)) + (amount_for(tariff, sums) if tariff else Decimal(0))
     return spent

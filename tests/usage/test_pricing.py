@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kivactl.stack.metering import Tariff
+from kivactl.stack.metering import OPERATOR, Tariff
 from kivactl.usage.join import DayKey, Sums
 from kivactl.usage.ledger import PriceList
 from kivactl.usage.pricing import SMALLEST, amount_for, price_list_of, priced, spent_by_tenant
@@ -96,3 +96,10 @@ def test_without_any_price_list_there_is_no_currency():
 def test_a_month_without_a_list_has_the_nearest_earlier_one(month, found):
     lists = {"2026-10": PriceList("A", {}), "2026-12": PriceList("B", {})}
     assert price_list_of(month, lists) is lists[found]
+
+
+def test_what_kivactl_asks_itself_is_billed_to_nobody():
+    day = DayKey("2026-11-23", OPERATOR, "", "m", "m")
+    [(_, _, amount, _)] = priced([(day, Sums(1, 0, 10**6, 0, 0))], {"2026-11": PriceList("EUR", {"m": Tariff(input=D(2), flat=D(5))})})
+    assert amount == 0
+    assert spent_by_tenant({(OPERATOR, "m"): Sums(1, 0, 10**6, 0, 0)}, {"m": TARIFF}) == {}

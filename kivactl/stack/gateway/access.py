@@ -15,11 +15,9 @@ from kivactl.spec.gateway import Issuer
 from kivactl.spec.platform import Platform
 from kivactl.stack.gateway.files import Files, Json, discoverable, discovered
 from kivactl.stack.gateway.matching import METADATA, RBAC, allow, by_header, by_metadata, deny
+from kivactl.stack.metering import OPERATOR
 
 AUDIENCE = "kiva"
-
-OPERATOR = "kivactl:operator"
-"""Tenant of the questions that kivactl asks to see whether the platform answers: no limits, no bill. No spec can name it."""
 
 TENANT = "x-kiva-tenant"
 TOKEN_ID = "x-kiva-token"  # noqa: S105  (the name of a header)
