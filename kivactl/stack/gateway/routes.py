@@ -9,6 +9,7 @@ from kivactl.spec.gateway import Tenant
 from kivactl.spec.platform import Platform
 from kivactl.stack.gateway import refusals
 from kivactl.stack.gateway.access import TENANT
+from kivactl.stack.gateway.affinity import AFFINITY
 from kivactl.stack.gateway.files import ENGINE, Json, resources, seconds, type_url
 from kivactl.stack.gateway.matching import METADATA, metadata_match
 
@@ -119,7 +120,7 @@ def _forward(platform: Platform, shares: Mapping[str, int], priority: str) -> Js
             "host_rewrite_literal": "engine",
             "retry_policy": retries(),
             "priority": "HIGH" if priority == "high" else "DEFAULT",
-            "hash_policy": [{"header": {"header_name": "x-kiva-affinity"}, "terminal": True}],
+            "hash_policy": [{"header": {"header_name": AFFINITY}, "terminal": True}],
         },
         "request_headers_to_add": [
             _header(PRIORITY, str(_PRIORITIES[priority])),
