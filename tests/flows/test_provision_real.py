@@ -121,7 +121,7 @@ def test_a_fresh_machine_then_again(tmp_path):
     layout = Layout(tmp_path / "a folder" / "state", tmp_path / "cache" / "models")
     plan = _plan(layout)
     assert list(tmp_path.iterdir()) == []
-    folders = [layout.state, layout.gateway, layout.tls, layout.signing_key.parent, layout.logs]
+    folders = [layout.state, layout.gateway, layout.tls, layout.signing_key.parent, layout.logs, layout.usage]
     assert _subjects(plan) == [
         *((Verb.CREATE, f"folder {folder}") for folder in folders),
         (Verb.CREATE, "cache of prepared models"),
