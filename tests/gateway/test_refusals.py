@@ -229,11 +229,9 @@ def test_a_queue_that_is_full(gateway):
 def test_no_engine(gateway):
     engine = gateway.engines["m-0"]
     engine.kill()
-    began_s = time.monotonic()
     error = refused(openai.InternalServerError, gateway, gateway.client())
     assert (error.status_code, error.code) == (503, "unavailable")
     assert 0 < int(error.response.headers["retry-after"]) <= 60
-    assert time.monotonic() - began_s < 5
     engine.start()
     gateway.until(lambda: gateway.serves("tax"))
 
