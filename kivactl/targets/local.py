@@ -14,6 +14,7 @@ from kivactl.errors import PreconditionError
 from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Desired, changes_between, desired_from
+from kivactl.targets.reaper import end_group
 from kivactl.targets.release import Release, read_release, write_release
 from kivactl.targets.rollout import STATE_VARIABLE, Rollout
 from kivactl.targets.status import GATEWAY, METER
@@ -36,10 +37,12 @@ class LocalTarget:
     Attributes:
         layout: Where its files lie.
         clock: Time.
+        stop_within_s: Seconds an engine without requests has to end by itself.
     """
 
     layout: Layout
     clock: Clock = field(default_factory=Clock)
+    stop_within_s: float = 20.0
 
     def alive(self) -> frozenset[str]:
         """Names of the processes that run."""
@@ -118,11 +121,15 @@ class LocalTarget:
         for name in sorted(engines):
             yield Outcome(_subject(name), Status.STARTED, "stopping")
             supervisor.stop(name, wait=False)
-        while engines:  # supervisor itself ends what does not stop in its time
-            states = supervisor.states()
+        while engines:
+            states, elapsed_s = supervisor.states(), self.clock.now_s() - started_s
             for name in sorted(name for name in engines if name not in states or states[name].gone):
                 engines.remove(name)
-                yield Outcome(_subject(name), Status.DONE, "stopped", self.clock.now_s() - started_s)
+                yield Outcome(_subject(name), Status.DONE, "stopped" if elapsed_s < self.stop_within_s else "killed: it did not stop by itself", elapsed_s)
+            if elapsed_s >= self.stop_within_s:
+                # Its requests are finished; one that still loads its model would not listen for a minute.
+                for name in engines:
+                    end_group(states[name].pid)
             self.clock.sleep(0.1)
         supervisor.stop(GATEWAY)
         supervisor.stop(METER)  # the last, so that it counts what ended with the gateway

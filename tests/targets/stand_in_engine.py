@@ -1,7 +1,7 @@
 """A stand-in for an engine in the rollout's failure cases: speaks the API on a Unix socket, starts in milliseconds.
 
 Arguments as the engine's; `--behaviour` chooses how it fails: `dies` at once, `mute` (never generates), `leaves-child`,
-`slow-stop`.
+`slow-stop`, `deaf` (does not stop).
 """
 
 import argparse
@@ -63,6 +63,8 @@ class Server(socketserver.ThreadingUnixStreamServer):
 
 
 def stop(*_):
+    if options.behaviour == "deaf":
+        return
     if options.behaviour == "slow-stop":
         time.sleep(2)
     os._exit(0)

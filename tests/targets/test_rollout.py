@@ -288,6 +288,13 @@ def test_a_deploy_killed_while_a_replica_stops_is_gone_on_with(site):
     assert site.ask()[0] == 200
 
 
+def test_an_engine_that_does_not_stop_is_killed_when_its_requests_are_finished(site):
+    site.deploy(site.desired(1, "--behaviour", "deaf"))
+    outcomes = list(replace(site.target, stop_within_s=0.5).stop())
+    assert "killed: it did not stop by itself" in [outcome.message for outcome in outcomes if outcome.step == "engine m-0"]
+    assert site.leftovers() == []
+
+
 def test_replicas_that_cannot_start_anew_go_back_too(site):
     site.deploy(site.desired())
     Supervisor(site.layout.supervisor_socket).stop("m-0")
