@@ -150,9 +150,11 @@ def test_responses(engine, stream):
 
 
 def test_a_refused_request_costs_nothing(engine):
+    known = len(engine.records())
     with engine.client() as client:
         assert client.post("/v1/completions", json={"prompt": 7}, headers={"x-request-id": "refused"}).status_code == 400
-    (record,) = [record for record in engine.records() if record["request_id"] == "refused"]
+    (record,) = until_quiet(engine, known)
+    assert record["request_id"] == "refused"
     assert (record["prompt_tokens"], record["completion_tokens"], record["finished"]) == (0, 0, True)
 
 
