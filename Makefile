@@ -24,7 +24,7 @@ up: $(READY)  ## a running platform on this machine, with a first chat and a sho
 down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
-test: lint  ## everything: lint, fast tests, real engines and gateway (up to 25 minutes)
+test: lint  ## everything: lint, fast tests, real engines and gateway (40 minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)
