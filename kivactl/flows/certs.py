@@ -22,6 +22,7 @@ from kivactl.stack.certificates import (
     server_certificate_for,
     signed_by,
 )
+from kivactl.stack.endpoint import reached_at
 from kivactl.targets.lock import held
 from kivactl.targets.pair import install_pair
 from kivactl.targets.release import write_file
@@ -183,8 +184,7 @@ def _shown_by_gateway(deployment: Deployment) -> str | None:
     gateway = deployment.platform.gateway
     if not Admin(deployment.layout.gateway_admin_socket, timeout_s=2).ready():
         return None
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(gateway.address, gateway.address)  # noqa: S104  (asked for, not bound)
-    return tls.shown_fingerprint(address, gateway.port)
+    return tls.shown_fingerprint(reached_at(gateway.address), gateway.port)
 
 
 def _authority(deployment: Deployment, now: datetime) -> tuple[bytes, bytes]:

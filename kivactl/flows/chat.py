@@ -9,7 +9,6 @@ from datetime import timedelta
 
 from kivactl.errors import UsageError
 from kivactl.flows.deploy import Deployment, endpoint_for
-from kivactl.stack.endpoint import Endpoint
 
 
 def ask(deployment: Deployment, prompt: str, *, model: str | None = None, tenant: str | None = None, max_tokens: int = 256) -> Iterator[str]:
@@ -21,28 +20,22 @@ def ask(deployment: Deployment, prompt: str, *, model: str | None = None, tenant
     """
     from kivactl.tools.http import open_client
 
-    models = [known.name for known in deployment.platform.models]
-    endpoint = endpoint_of(deployment, tenant, timedelta(minutes=10), name="kivactl-chat")
+    models = [one.name for one in deployment.platform.models]
+    if tenant is not None:
+        known("tenant", tenant, [one.name for one in deployment.platform.gateway.tenants])
+    endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=tenant, lifetime=timedelta(minutes=10), name="kivactl-chat")
     if model is not None:
-        endpoint = replace(endpoint, model=_known("model", model, models))
+        endpoint = replace(endpoint, model=known("model", model, models))
     with open_client(endpoint) as client:
         yield from client.chat(prompt, max_tokens=max_tokens, temperature=0)
 
 
-def endpoint_of(deployment: Deployment, tenant: str | None, lifetime: timedelta, name: str) -> Endpoint:
-    """The endpoint with a new token for a tenant.
+def known(what: str, name: str, names: list[str]) -> str:
+    """The name, when the spec has it.
 
     Raises:
-        UsageError: The spec has no such tenant.
-        PreconditionError: The machine is not provisioned.
+        UsageError: It has not; the hint says what it has.
     """
-    tenants = [known.name for known in deployment.platform.gateway.tenants]
-    if tenant is not None:
-        tenant = _known("tenant", tenant, tenants)
-    return endpoint_for(deployment.platform, deployment.layout, tenant=tenant, lifetime=lifetime, name=name)
-
-
-def _known(what: str, name: str, names: list[str]) -> str:
     if name in names:
         return name
     near = difflib.get_close_matches(name, names, n=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import secrets
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from kivactl.errors import UsageError
+from kivactl.flows.chat import known
 from kivactl.flows.deploy import Deployment
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
@@ -140,11 +140,7 @@ def known_tenant(deployment: Deployment, name: str) -> None:
     Raises:
         UsageError: It has not; the hint says what it has.
     """
-    names = [tenant.name for tenant in deployment.platform.gateway.tenants]
-    if name in names:
-        return
-    near = difflib.get_close_matches(name, names, n=1)
-    raise UsageError(f"the spec has no tenant named '{name}'", f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(names)}")
+    known("tenant", name, [tenant.name for tenant in deployment.platform.gateway.tenants])
 
 
 def count(things: Collection[object], noun: str) -> str:

@@ -8,6 +8,17 @@ from pathlib import Path
 from kivactl.stack.secret import Secret
 
 
+def reached_at(address: str) -> str:
+    """The address on which this machine reaches what listens on an address: a wildcard over loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  (asked for, not bound)
+
+
+def authority_of(address: str, port: int) -> str:
+    """The `host:port` of a URL for what listens there."""
+    host = reached_at(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """An OpenAI-compatible endpoint.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kivactl.spec.platform import Platform
+from kivactl.stack.endpoint import authority_of
 
 GATEWAY_METRICS = "/metrics/gateway"
 
@@ -22,9 +23,7 @@ def scrape_targets_for(platform: Platform, replicas: Mapping[str, Iterable[str]]
         platform: The spec.
         replicas: Names of the replicas of every model.
     """
-    address = platform.gateway.metrics.address
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  (asked for, not bound)
-    target = f"[{host}]:{platform.gateway.metrics_port}" if ":" in host else f"{host}:{platform.gateway.metrics_port}"
+    target = authority_of(platform.gateway.metrics.address, platform.gateway.metrics_port)
 
     def entry(path: str, **labels: str) -> dict[str, Any]:
         return {"targets": [target], "labels": {"__metrics_path__": path, "platform": platform.name, **labels}}

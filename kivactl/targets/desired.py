@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kivactl.plan import Change, Difference, Verb, digest
 from kivactl.spec.platform import Platform
+from kivactl.stack.endpoint import authority_of
 from kivactl.stack.engine import Process, Share, engine_for, replica_name
 from kivactl.stack.gateway import access, bootstrap, clusters, listener, quota, routes
 from kivactl.stack.gateway.files import Files
@@ -58,14 +59,18 @@ class Desired:
 def endpoints(model: str, layout: Layout, replicas: list[str], draining: frozenset[str] = frozenset(), *, waiting: bool = True) -> Json:
     """Content of a model's endpoints file."""
     known = [clusters.Replica(name, layout.engine_socket(name), name in draining) for name in replicas]
-    return clusters.endpoints_for(model, _files(layout, layout.certificate, layout.certificate_key), known, waiting=waiting)
+    return clusters.endpoints_for(model, files_of(layout), known, waiting=waiting)
 
 
 def gateway_files(layout: Layout, platform: Platform) -> Files:
     """Where the gateway of this machine has its files."""
     tls = platform.gateway.tls
-    certificate = Path(tls.certificate) if tls.certificate else layout.certificate
-    return _files(layout, certificate, Path(tls.key) if tls.key else layout.certificate_key)
+    return replace(files_of(layout), certificate=Path(tls.certificate), certificate_key=Path(tls.key)) if tls.certificate and tls.key else files_of(layout)
+
+
+def files_of(layout: Layout) -> Files:
+    """The same, with the platform's own certificate."""
+    return Files(folder=layout.gateway, run=layout.run, certificate=layout.certificate, certificate_key=layout.certificate_key, access_log=layout.access_log)
 
 
 def desired_for(
@@ -141,15 +146,9 @@ def desired_for(
     )
 
 
-def _files(layout: Layout, certificate: Path, key: Path) -> Files:
-    return Files(folder=layout.gateway, run=layout.run, certificate=certificate, certificate_key=key, access_log=layout.access_log)
-
-
 def endpoint_url(platform: Platform) -> str:
     """Base URL for clients on this machine; a wildcard address is reached over loopback."""
-    address = platform.gateway.address
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104  (asked for, not bound)
-    return f"https://{host}:{platform.gateway.port}/v1"
+    return f"https://{authority_of(platform.gateway.address, platform.gateway.port)}/v1"
 
 
 def definition(process: Process) -> Json:

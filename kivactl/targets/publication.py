@@ -18,10 +18,11 @@ from kivactl.errors import NotReadyError, PreconditionError, ToolError
 from kivactl.spec.platform import Platform
 from kivactl.stack import tokens
 from kivactl.stack.gateway import access
-from kivactl.stack.gateway.files import Files, Json
+from kivactl.stack.gateway.files import Json
 from kivactl.stack.layout import Layout
+from kivactl.targets.desired import files_of
 from kivactl.targets.register import SKEW, Register, locked, read_register, write_register
-from kivactl.targets.release import write_file
+from kivactl.targets.release import write_json
 from kivactl.tools.clock import Clock
 from kivactl.tools.envoy import Admin
 
@@ -47,7 +48,7 @@ def publish(platform: Platform, layout: Layout, clock: Clock | None = None) -> b
     with locked(layout, "deploy", clock or Clock()):
         register = tidied(layout, read_register(layout), datetime.now(UTC))
         wanted = _contents(platform, layout, register, datetime.now(UTC))
-        changed = [path for path, content in wanted.items() if _write(path, content)]
+        changed = [path for path, content in wanted.items() if write_json(path, content)]
         return bool(changed)
 
 
@@ -136,7 +137,7 @@ def announce(layout: Layout, register: Register, clock: Clock) -> bool:
         NotReadyError: The gateway does not take it over in time.
     """
     now = datetime.now(UTC)
-    files, keys = _files(layout), _keys(layout, register, now)
+    files, keys = files_of(layout), _keys(layout, register, now)
     deployed = _read(files.authentication)
     if deployed is None:
         return False
@@ -145,7 +146,7 @@ def announce(layout: Layout, register: Register, clock: Clock) -> bool:
         access.REVOCATION: (files.revoked, access.revocation_for(_revoked(register, keys, now))),
     }
     before = {name: _reloads(layout, name) for name in wanted}
-    changed = [name for name, (path, content) in wanted.items() if _read(path) != content and _write(path, content)]
+    changed = [name for name, (path, content) in wanted.items() if _read(path) != content and write_json(path, content)]
     waiting = {name for name in changed if before[name] is not None}
     for _ in clock.ticks(_TAKEN_OVER_WITHIN_S, every_s=0.02):
         for name in list(waiting):
@@ -162,7 +163,7 @@ def announce(layout: Layout, register: Register, clock: Clock) -> bool:
 
 
 def _contents(platform: Platform, layout: Layout, register: Register, now: datetime) -> dict[Path, Json]:
-    files, keys = _files(layout), _keys(layout, register, now)
+    files, keys = files_of(layout), _keys(layout, register, now)
     return {
         files.authentication: access.authentication_for(platform, tokens.jwks_for(keys)),
         files.revoked: access.revocation_for(_revoked(register, keys, now)),
@@ -221,17 +222,9 @@ def _sound(pem: bytes) -> bool:
     return True
 
 
-def _files(layout: Layout) -> Files:
-    return Files(layout.gateway, layout.run, layout.certificate, layout.certificate_key, layout.access_log)
-
-
 def _read(path: Path) -> Any:
     """A JSON file's content; None when it is missing or none."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _write(path: Path, content: Json) -> bool:
-    return write_file(path, json.dumps(content, indent=1) + "\n")

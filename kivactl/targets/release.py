@@ -58,7 +58,12 @@ def read_release(path: Path) -> Release:
 
 def write_release(path: Path, release: Release) -> None:
     """Replace the record in one step."""
-    write_file(path, json.dumps(asdict(release), indent=1) + "\n")
+    write_json(path, asdict(release))
+
+
+def write_json(path: Path, content: Any) -> bool:
+    """Replace a JSON file in one step; says whether anything changed."""
+    return write_file(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_file(path: Path, text: str, mode: int = 0o600) -> bool:

@@ -7,7 +7,6 @@ written after each, so that the next deploy goes on where a killed one stopped.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ from kivactl.stack.gateway.files import endpoints_file
 from kivactl.stack.layout import Layout
 from kivactl.stack.supervision import supervisor_for
 from kivactl.targets.desired import Desired, definition, endpoints, file_hashes, process_from
-from kivactl.targets.release import Release, write_file, write_release
+from kivactl.targets.release import Release, write_file, write_json, write_release
 from kivactl.targets.status import GATEWAY, METER
 from kivactl.tools import leftovers
 from kivactl.tools.clock import Clock
@@ -97,10 +96,10 @@ class Rollout:
             self._write_endpoints(model, self._known(model, replicas))
         for path, content in self.desired.first.items():
             if not path.exists():
-                write_file(path, json.dumps(content, indent=1) + "\n")
+                write_json(path, content)
         for path in self.desired.files:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        changed = [path.name for path, content in self.desired.files.items() if write_file(path, json.dumps(content, indent=1) + "\n")]
+        changed = [path.name for path, content in self.desired.files.items() if write_json(path, content)]
         self.release.spec_digest = ""  # until this rollout is finished
         if self.desired.files:
             self.release.gateway = file_hashes(self.desired)
@@ -296,7 +295,7 @@ class Rollout:
 
     def _write_endpoints(self, model: str, replicas: list[str], draining: frozenset[str] = frozenset(), *, waiting: bool = True) -> None:
         content = endpoints(model, self.layout, replicas, draining, waiting=waiting)
-        write_file(endpoints_file(self.layout.gateway, model), json.dumps(content, indent=1) + "\n")
+        write_json(endpoints_file(self.layout.gateway, model), content)
 
     def _write_supervisor_config(self) -> None:
         processes = [process_from(entry) for entry in self.release.processes.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 from pathlib import Path
 
-from kivactl.stack.gateway.clusters import GENERATING
+from kivactl.stack.generating import PATH
 from kivactl.tools.supervisor import UnixConnection
 
 
@@ -18,7 +18,7 @@ def generates(path: Path, timeout_s: float = 30) -> bool:
     """
     connection = UnixConnection(path, timeout_s)
     try:
-        connection.request("GET", GENERATING)
+        connection.request("GET", PATH)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

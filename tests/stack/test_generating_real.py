@@ -1,16 +1,15 @@
 """The check on a real engine: it notices a stopped core behind a healthy API server, and does not take work for death."""
 
 import asyncio
-import importlib.util
 import os
 import re
 import signal
-import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+import tiny_engine
+import tiny_model
 
 from kivactl.stack.generating import PATH
 
@@ -19,18 +18,9 @@ pytestmark = pytest.mark.real
 PROOF_S, PROBE_S = 2, 4  # as the engine of the tests is started
 
 
-def module(name):
-    """A module beside the tests' folders; loaded once, for it holds the engine."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
 def engine(request):
-    return module("tiny_engine").engine(request.config, module("tiny_model").build)
+    return tiny_engine.engine(request.config, tiny_model.build)
 
 
 @contextmanager

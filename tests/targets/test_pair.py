@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -81,7 +81,8 @@ def test_wherever_it_is_killed_there_is_a_pair_and_the_next_time_succeeds(layout
         assert key.split()[1] == certificate.split()[1], (key, certificate)
 
     for killed_at in range(1, 100):
-        os.system(f"rm -rf {layout.tls}/* {layout.tls}/.[a-z]*")
+        shutil.rmtree(layout.tls)
+        layout.tls.mkdir(mode=0o700)
         _provisioned(layout)
         if prepare != "plain":
             _install(layout, 1)

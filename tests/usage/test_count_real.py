@@ -1,32 +1,22 @@
 """What the middleware writes down of real requests to a real engine equals the engine's answers and the engine's own counters."""
 
 import asyncio
-import importlib.util
 import json
 import random
-import sys
 import time
-from pathlib import Path
 
 import pytest
+import tiny_engine
+import tiny_model
 
 pytestmark = pytest.mark.real
 
 TEXT = "What is the capital of Germany? A platform answers questions with models. "
 
 
-def module(name):
-    """A module beside the tests' folders; loaded once, for it holds the engine."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
 def engine(request):
-    return module("tiny_engine").engine(request.config, module("tiny_model").build)
+    return tiny_engine.engine(request.config, tiny_model.build)
 
 
 def until_quiet(engine, known):

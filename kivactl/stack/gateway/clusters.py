@@ -9,13 +9,11 @@ from urllib.parse import urlsplit
 
 from kivactl.spec.gateway import Issuer
 from kivactl.spec.platform import Model, Platform
+from kivactl.stack import generating
 from kivactl.stack.gateway.access import issuer_name
 from kivactl.stack.gateway.files import Files, Json, resources, seconds, type_url, watched
 from kivactl.stack.gateway.routes import cluster_name
 from kivactl.stack.gateway.waiting import waiting_endpoint
-
-GENERATING = "/kiva/generating"
-"""Path on which an engine says whether it generates tokens; see `stack.generating`."""
 
 ADMIN, COLLECTOR = "admin", "collector"
 """Clusters of the gateway's own admin interface, for its metrics, and of the collector of traces."""
@@ -132,7 +130,7 @@ def _model(platform: Platform, model: Model, files: Files) -> Json:
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
                 # Not /health: an engine answers that even when it generates nothing.
-                "http_health_check": {"path": GENERATING},
+                "http_health_check": {"path": generating.PATH},
             }
         ],
         "outlier_detection": {
