@@ -118,11 +118,14 @@ def test_the_gateways_priority_decides_the_order(engine):
             done.append(name)
 
         async with engine.async_client() as client:
-            filling = [asyncio.create_task(post(client, "filling", -9, 0, 1500)) for _ in range(8)]
+            filling = [asyncio.create_task(post(client, "filling", -9, 0, 1900)) for _ in range(8)]
             await until_requests(client, (8, 0))
-            late = [asyncio.create_task(post(client, "late", 9, -5)) for _ in range(8)]
-            await until_requests(client, (8, 8))
-            early = [asyncio.create_task(post(client, "early", -5, 9)) for _ in range(8)]
+            # The core stands still meanwhile, so that no place becomes free before all of them wait.
+            with stopped(engine.core()):
+                late = [asyncio.create_task(post(client, "late", 9, -5)) for _ in range(8)]
+                await asyncio.sleep(0.5)
+                early = [asyncio.create_task(post(client, "early", -5, 9)) for _ in range(8)]
+                await asyncio.sleep(0.5)
             await asyncio.gather(*filling, *late, *early)
         assert done[:8] == ["filling"] * 8
         assert done[8:] == ["early"] * 8 + ["late"] * 8
