@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from kivactl.spec.fields import Name, PositiveBytes, PositiveDuration, Strict
 from kivactl.spec.gateway import Gateway, Tenant
+from kivactl.spec.operations import Backup, Runbooks
 from kivactl.spec.quantities import Duration
 from kivactl.spec.usage import Price, Usage
 
@@ -146,6 +147,8 @@ class Platform(Strict):
     gateway: Gateway = Gateway()
     usage: Usage = Usage()
     service_levels: ServiceLevels = ServiceLevels()
+    backup: Backup = Backup()
+    runbooks: Runbooks = Runbooks()
     storage: Storage = Storage()
 
     @model_validator(mode="after")

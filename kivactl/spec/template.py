@@ -143,6 +143,27 @@ service_levels:
   # Failed requests over all.
   error_ratio: 0.01
 
+# Backups of all state (`kivactl runbook backup`): encrypted, incremental, tested by a restore into an empty place.
+#backup:
+  # A folder (better on another machine's disk), s3:https://HOST/BUCKET/PATH or sftp:USER@HOST:/PATH.
+  #repository: .kiva-backup
+  # The passphrase; ~/.config/kivactl/NAME.backup-password when absent, made by the first backup. Keep a copy elsewhere.
+  #password_file: /root/kiva.backup-password
+  # NAME=VALUE lines for the storage, such as AWS_ACCESS_KEY_ID.
+  #credentials: /root/kiva.backup-credentials
+  # Of models, only source and hash (manifest), or their files too (content).
+  #models: manifest
+  # How often at least: the most that may be lost.
+  #every: 24h
+  # Which backups stay.
+  #keep: {{last: 3, daily: 14, weekly: 8, monthly: 12}}
+
+# Runbooks of your own, executables that their action `command` may run, and who fills the roles they name.
+#runbooks:
+  #folders: [./procedures]
+  #commands: [/usr/local/bin/notify]
+  #contacts: {{operator: "on call, +49 711 000"}}
+
 # Where things lie. Relative paths count from this file's folder, ~ is your home.
 #storage:
   # Keys, certificates, logs, journal and the record of what is deployed. Keep it out of version control.
