@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kivactl import root
 from kivactl.errors import SpecError, UsageError
-from kivactl.runbooks.actions import ACTIONS, Action
+from kivactl.runbooks.actions import ACTIONS
+from kivactl.runbooks.actions.action import Action
 from kivactl.spec import document
 from kivactl.spec.document import Fault, Node
 from kivactl.spec.faults import validated

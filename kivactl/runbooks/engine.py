@@ -8,6 +8,7 @@ from kivactl.errors import KivaError, NotReadyError
 from kivactl.flows.deploy import Deployment
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Change, Outcome, Plan, Status, Verb
+from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.binding import Bound, BoundAction, BoundStep
 from kivactl.targets.lock import held
 
@@ -29,28 +30,30 @@ def run_runbook(bound: Bound, deployment: Deployment, language: str = "en") -> I
     """
     layout = deployment.layout
     layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with held(layout.lock, f"runbook {bound.name}"), Journal(layout.journal, run_name(f"runbook-{bound.name}"), {"runbook": bound.name}) as journal:
-        yield from journal.record(_steps(bound, deployment, language))
+    run = run_name(f"runbook-{bound.name}")
+    site = Site(deployment, layout.state / "runs" / run, run)
+    with held(layout.lock, f"runbook {bound.name}"), Journal(layout.journal, run, {"runbook": bound.name}) as journal:
+        yield from journal.record(_steps(bound, site, language))
 
 
-def _steps(bound: Bound, deployment: Deployment, language: str) -> Iterator[Outcome]:
+def _steps(bound: Bound, site: Site, language: str) -> Iterator[Outcome]:
     begun: list[BoundStep] = []
     try:
         for step in bound.steps:
             begun.append(step)
             title = step.title(language)
-            started_s = deployment.clock.now_s()
+            started_s = site.deployment.clock.now_s()
             yield Outcome(title, Status.STARTED)
-            yield from _acted(step.do, deployment, step.timeout_s, title)
-            yield Outcome(title, Status.DONE, elapsed_s=deployment.clock.now_s() - started_s)
+            yield from _acted(step.do, site, step.timeout_s, title)
+            yield Outcome(title, Status.DONE, elapsed_s=site.deployment.clock.now_s() - started_s)
     except (KivaError, KeyboardInterrupt) as error:
         reason = error.message if isinstance(error, KivaError) else "interrupted"
         yield Outcome(begun[-1].title(language), Status.FAILED, reason)
-        yield from _undone(begun, deployment, language)
+        yield from _undone(begun, site, language)
         raise
 
 
-def _undone(begun: list[BoundStep], deployment: Deployment, language: str) -> Iterator[Outcome]:
+def _undone(begun: list[BoundStep], site: Site, language: str) -> Iterator[Outcome]:
     """Run the undo steps; one that fails does not keep the others from running."""
     for step in reversed(begun):
         if step.undo is None:
@@ -58,16 +61,16 @@ def _undone(begun: list[BoundStep], deployment: Deployment, language: str) -> It
         title = f"undo: {step.title(language)}"
         yield Outcome(title, Status.STARTED)
         try:
-            yield from _acted(step.undo, deployment, step.timeout_s, title)
+            yield from _acted(step.undo, site, step.timeout_s, title)
             yield Outcome(title, Status.DONE)
         except KivaError as error:
             yield Outcome(title, Status.FAILED, error.message)
 
 
-def _acted(bound: BoundAction, deployment: Deployment, timeout_s: float, title: str) -> Iterator[Outcome]:
+def _acted(bound: BoundAction, site: Site, timeout_s: float, title: str) -> Iterator[Outcome]:
     """Do one action within its time; what it does shows as steps of its own."""
-    started_s = deployment.clock.now_s()
-    for outcome in bound.action.act(deployment, bound.params):
+    started_s = site.deployment.clock.now_s()
+    for outcome in bound.action.act(site, bound.params):
         yield outcome
-        if deployment.clock.now_s() - started_s > timeout_s:
+        if site.deployment.clock.now_s() - started_s > timeout_s:
             raise NotReadyError(f"the step '{title}' did not end within {timeout_s:g} s", "kivactl status")

@@ -8,7 +8,8 @@ import pytest
 from kivactl import journal
 from kivactl.errors import CheckError, NotReadyError, PreconditionError
 from kivactl.plan import Outcome, Status, Verb
-from kivactl.runbooks.actions import ACTIONS, Action, NoParams
+from kivactl.runbooks.actions import ACTIONS
+from kivactl.runbooks.actions.action import Action, NoParams
 from kivactl.runbooks.binding import bind_file
 from kivactl.runbooks.engine import plan_runbook, run_runbook
 from kivactl.stack.layout import Layout
@@ -25,7 +26,7 @@ class Site:
 
 def act(name, error=None):
     def run(site, params):
-        site.done.append(name)
+        site.deployment.done.append(name)
         yield Outcome(f"inside {name}", Status.DONE, "doing")
         if error:
             raise error
