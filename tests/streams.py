@@ -15,6 +15,8 @@ from typing import Any, Self
 
 import httpx
 
+from kivactl.loadtest.sse import EventParser
+
 
 @dataclass
 class Fate:
@@ -141,10 +143,12 @@ class Users:
             if answer.status_code != 200:
                 fate.reason = f"{answer.status_code} {(await answer.aread())[:200]!r}"
                 return
-            async for line in answer.aiter_lines():
-                if line == "data: [DONE]":
-                    fate.finished = True
-                elif line.startswith("data: "):
+            parser = EventParser()
+            async for piece in answer.aiter_bytes():
+                for event in parser.feed(piece):
+                    if event == "[DONE]":
+                        fate.finished = True
+                        continue
                     fate.begun = True
-                    fate.usage = json.loads(line[6:]).get("usage") or fate.usage
+                    fate.usage = json.loads(event).get("usage") or fate.usage
             fate.reason = "" if fate.finished else "the stream ended without an end"
