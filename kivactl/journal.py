@@ -8,12 +8,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from kivactl.plan import Outcome
+
+_WITHIN: ContextVar[str] = ContextVar("within", default="")
+"""The run that everything now opened is a part of."""
 
 
 class Journal:
@@ -32,7 +37,7 @@ class Journal:
         try:
             if _ends_within_a_line(path):
                 os.write(self._descriptor, b"\n")  # a crash cut the last entry short; ours must not become a part of it
-            self._write({"at": _timestamp(), "event": "opened", **(facts or {})})
+            self._write({"at": timestamp(), "event": "opened", **_outer(run), **(facts or {})})
         except BaseException:
             self._release()
             raise
@@ -48,7 +53,7 @@ class Journal:
         """Write the last line and close the file; a second call does nothing."""
         if self._descriptor >= 0:
             try:
-                self._write({"at": _timestamp(), "event": "closed", "verdict": verdict})
+                self._write({"at": timestamp(), "event": "closed", "verdict": verdict})
             finally:
                 self._release()
 
@@ -76,6 +81,38 @@ class Journal:
             raise
 
 
+@contextmanager
+def within(run: str) -> Iterator[None]:
+    """Whatever is opened meanwhile, in this thread, is recorded as a part of a run."""
+    token = _WITHIN.set(run)
+    try:
+        yield
+    finally:
+        _WITHIN.reset(token)
+
+
+def note(path: Path, run: str, event: str, facts: dict[str, Any] | None = None) -> None:
+    """Append one entry of a run that keeps no file open: one whose details stand elsewhere, or that may replace the journal itself.
+
+    Args:
+        path: As for `Journal`.
+        run: Name of the run.
+        event: `opened` or `closed`.
+        facts: More of it; never secrets.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        start = b"\n" if _ends_within_a_line(path) else b""
+        entry = {"run": run, "at": timestamp(), "event": event, **_outer(run), **(facts or {})}
+        os.write(descriptor, start + (json.dumps(entry) + "\n").encode())
+        os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All entries in order; a half-written last line (a crash) is left out, a missing file is empty."""
     entries: list[dict[str, Any]] = []
@@ -94,6 +131,16 @@ def run_name(verb: str) -> str:
     return f"{verb}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
 
 
+def timestamp() -> str:
+    """Now in UTC, as journals write it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _outer(run: str) -> dict[str, str]:
+    outer = _WITHIN.get()
+    return {"within": outer} if outer and outer != run else {}
+
+
 def _ends_within_a_line(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
@@ -101,7 +148,3 @@ def _ends_within_a_line(path: Path) -> bool:
             return False
         file.seek(-1, os.SEEK_END)
         return file.read(1) != b"\n"
-
-
-def _timestamp() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -41,6 +41,6 @@ def test_the_content_folders_travel_in_the_wheel(installed, tmp_path):
 def test_the_installed_program_works(installed, tmp_path):
     run(installed, tmp_path, "init")
     assert "no faults" in run(installed, tmp_path, "spec", "check").stdout
-    assert "Starts what was deployed" in run(installed, tmp_path, "runbook", "list").stdout
+    assert "Start the platform" in run(installed, tmp_path, "runbook", "list").stdout
     run(installed, tmp_path, "provision", "--yes")
     assert (tmp_path / ".kiva" / "tls" / "gateway.pem").exists()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import signal
 import sys
 import tempfile
@@ -20,14 +19,9 @@ from types import FrameType
 
 from kivactl.cli.output import Mode, OutputClosed, Sink
 from kivactl.errors import Interrupted, KivaError, UsageError, from_os_error
+from kivactl.stack.redaction import redacted
 
 _OUTPUT_CLOSED = 128 + signal.SIGPIPE
-_SECRETS = (
-    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),  # a signed token
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), "***"),
-    (re.compile(r"(?i)\b(authorization|bearer|password|passwd|api[_-]?key|secret)(\W{1,4}(?:bearer\s+)?)(?!bearer\b)[^\s'\",;*]{6,}"), r"\1\2***"),
-    (re.compile(r"(\w://[^\s/:@]*):[^\s/@]+@"), r"\1:***@"),
-)
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\t\n"}
 
 
@@ -71,13 +65,6 @@ def asked_mode(words: Sequence[str]) -> Mode:
             value = value or (words[index + 1] if index + 1 < len(words) else "")
             mode = Mode.JSON if value == Mode.JSON else Mode.HUMAN
     return mode
-
-
-def redacted(text: str) -> str:
-    """A text without what looks like a secret: signed tokens, private keys, passwords."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def _run(argv: list[str]) -> int:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from kivactl.errors import UsageError
 
 if TYPE_CHECKING:
+    from kivactl.cli.progress import Reporter
     from kivactl.plan import Outcome, Plan
 
 
@@ -30,6 +31,8 @@ class Mode(StrEnum):
 class OutputClosed(Exception):
     """Nobody reads stdout any more (`kivactl logs | head`)."""
 
+
+_YES, _NO = {"y", "yes", "j", "ja"}, {"n", "no", "nein"}
 
 Style = Mapping[str, str]
 """Words and the rich style in which a table shows them on a terminal, such as `{"serving": "green"}`."""
@@ -50,6 +53,7 @@ class Sink:
         self._out = out or sys.stdout
         self._err = err or sys.stderr
         self._in = stdin or sys.stdin
+        self._reporter: Reporter | None = None
 
     @property
     def json(self) -> bool:
@@ -107,28 +111,102 @@ class Sink:
         if self.json:
             self._write(stream, json.dumps(plan.as_dict() if result else {"plan": plan.as_dict()}, indent=2 if result else None, ensure_ascii=False))
             return
-        for text, style in lines_for(plan):
-            self._write(stream, _styled(text, style) if _terminal(stream) and "NO_COLOR" not in os.environ else text)
+        self.lines(lines_for(plan), result=result)
 
-    def outcomes(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    def lines(self, lines: Iterable[tuple[str, str]], *, result: bool = True) -> None:
+        """Lines with their style, for people.
+
+        Args:
+            lines: Each with a style such as `bold` or `red`, or an empty one.
+            result: Whether they are what the command was asked for (then stdout), or come before a question (stderr).
+        """
+        if self.json:
+            return
+        stream = self._out if result else self._err
+        colours = _terminal(stream) and "NO_COLOR" not in os.environ
+        for text, style in lines:
+            self._write(stream, _styled(text, style) if colours else text)
+
+    def outcomes(self, outcomes: Iterable[Outcome], seen: list[Outcome] | None = None) -> list[Outcome]:
         """Show what happens while it happens.
 
         Args:
-            outcomes: As a flow yields them; its errors pass through.
+            outcomes: As a flow yields them; its errors pass through. A Ctrl-C that comes while something is drawn is thrown
+                into it, so that it can undo what it has begun, and show it.
+            seen: Gets them; for who wants to know them when it ends with an error.
 
         Returns:
             All of them.
         """
-        from kivactl.cli.progress import Lines, Live, Reporter
+        from kivactl.cli.progress import Lines, Live
 
         reporter: Reporter = Live(self._err) if _terminal(self._err) and not self.json else Lines(self._err, as_json=self.json)
         source: AbstractContextManager[Any] = closing(outcomes) if hasattr(outcomes, "close") else nullcontext()
-        seen: list[Outcome] = []
+        seen = [] if seen is None else seen
+        flow: Any = iter(outcomes)
+        interrupt: KeyboardInterrupt | None = None
         with source, reporter:
-            for outcome in outcomes:
-                seen.append(outcome)
-                reporter.show(outcome)
+            self._reporter = reporter
+            try:
+                while True:
+                    try:
+                        outcome = next(flow) if interrupt is None else flow.throw(interrupt)
+                    except StopIteration:
+                        break
+                    interrupt = None
+                    try:
+                        seen.append(outcome)
+                        reporter.show(outcome)
+                    except KeyboardInterrupt as error:
+                        if not hasattr(flow, "throw"):
+                            raise
+                        interrupt = error
+            finally:
+                self._reporter = None
         return seen
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is a person at a terminal who could answer."""
+        return not self.json and _terminal(self._in)
+
+    def ask(self, title: str, question: str) -> bool:
+        """Let a person answer in the middle of a flow, while what moves stands still.
+
+        Args:
+            title: What the question belongs to.
+            question: Answered with y or n (German: j); asked again until it is one of them.
+
+        Raises:
+            EOFError: The input ended.
+        """
+        with self._reporter.paused() if self._reporter else nullcontext():
+            self._write(self._err, f"{title}: {question}")
+            while True:
+                self._write(self._err, "[y/n] ", "")
+                line = self._in.readline()
+                if not line:
+                    raise EOFError
+                if (answer := line.strip().lower()) in _YES | _NO:
+                    return answer in _YES
+
+    def confirm_by_name(self, name: str, action: str, assume_yes: bool = False) -> bool:
+        """Ask before something is taken away: only who types the name goes on.
+
+        Args:
+            name: What has to be typed.
+            action: What would happen to it, such as `Runs 'stop' on`.
+            assume_yes: What `--yes` says.
+
+        Raises:
+            UsageError: There is no one to ask.
+        """
+        if assume_yes:
+            return True
+        if not self.asks:
+            raise UsageError(f"{action} '{name}' needs its name typed, and there is no terminal to ask", "add --yes")
+        self._write(self._err, f"{action} '{name}'. Type its name to go on: ", "")
+        return self._in.readline().strip() == name
 
     def confirm(self, question: str, assume_yes: bool = False) -> bool:
         """Ask before something changes.
@@ -142,10 +220,10 @@ class Sink:
         """
         if assume_yes:
             return True
-        if self.json or not _terminal(self._in):
+        if not self.asks:
             raise UsageError(f"'{question}' needs an answer, and there is no terminal to ask", "add --yes")
         self._write(self._err, f"{question} [y/N] ", "")
-        return self._in.readline().strip().lower() in {"y", "yes"}
+        return self._in.readline().strip().lower() in _YES
 
     def note(self, text: str) -> None:
         """Something worth knowing."""

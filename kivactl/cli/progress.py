@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -44,6 +46,11 @@ class Reporter(ABC):
     @abstractmethod
     def show(self, outcome: Outcome) -> None:
         """Show one."""
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let a person read and type; nothing moves meanwhile."""
+        yield
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +107,15 @@ class Live(Reporter):
         else:
             _, since = self._running.get(outcome.step, (outcome, time.monotonic() - outcome.elapsed_s))
             self._running[outcome.step] = (outcome, since)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let a person read and type; nothing moves meanwhile."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start(refresh=True)
 
     def __enter__(self) -> Self:
         self._live.start(refresh=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url,
 from kivactl.targets.lock import held
 from kivactl.targets.publication import contents, keys_of, publish, unpublished
 from kivactl.targets.release import read_release
+from kivactl.targets.routing import counts, read_shares, with_shares, write_shares
 from kivactl.targets.status import GATEWAY, METER
 from kivactl.targets.target import Target, open_target
 from kivactl.tools import envoy, machine
@@ -87,7 +88,8 @@ def plan_deploy(deployment: Deployment) -> Plan:
         if not plan.empty:
             _refuse_taken_port(deployment)
             _refuse_what_cannot_fit(deployment, facts, sized)
-    return replace(plan, basis=digest([plan.basis, deployment.loaded.digest]))
+    held = read_shares(deployment.layout)
+    return replace(plan, notes=(*plan.notes, *_notes_on(held, platform)), basis=digest([plan.basis, deployment.loaded.digest, held]))
 
 
 def apply_deploy(deployment: Deployment, plan: Plan) -> Iterator[Outcome]:
@@ -151,6 +153,11 @@ def _steps(deployment: Deployment) -> Iterator[Outcome]:
     facts = machine.facts()
     sized = _sizing(deployment, prepared, facts)
     _refuse_what_cannot_fit(deployment, facts, sized)
+    held, models = read_shares(deployment.layout), {model.name for model in deployment.platform.models}
+    aliases = {alias.name for alias in deployment.platform.aliases}
+    kept = {alias: shares for alias, shares in held.items() if alias in aliases and counts(shares, models)}
+    if kept != held:
+        write_shares(deployment.layout, kept)
     desired = _desired(deployment, prepared, facts, sized)
     _validate_gateway(deployment, desired)
     publish(deployment.platform, deployment.layout, deployment.clock)
@@ -167,7 +174,10 @@ def _verify(deployment: Deployment) -> Iterator[Outcome]:
 
     started_s = deployment.clock.now_s()
     yield Outcome("verification", Status.STARTED, "asking for a token through the gateway")
+    release = read_release(deployment.layout.release)
     for model in deployment.platform.models:
+        if all(name in release.maintenance for name in release.replicas.get(model.name, [""])):
+            continue  # nobody is there to generate one; the plan has said so
         endpoint = replace(endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5)), model=model.name)
         with open_client(endpoint) as client:
             client.complete("Hello", max_tokens=1)
@@ -178,6 +188,16 @@ def _prepared(deployment: Deployment) -> dict[str, Prepared]:
     store = ModelStore(deployment.layout.cache)
     found = {model.name: store.prepared(model, deployment.loaded.folder) for model in deployment.platform.models}
     return {name: prepared for name, prepared in found.items() if prepared is not None}
+
+
+def _notes_on(held: Mapping[str, Mapping[str, int]], platform: Platform) -> Iterator[str]:
+    """What rollouts hold against the spec."""
+    aliases, models = {alias.name for alias in platform.aliases}, {model.name for model in platform.models}
+    for alias, shares in held.items():
+        if alias in aliases and counts(shares, models):
+            yield f"a rollout holds the shares of '{alias}': {', '.join(f'{model} {weight}' for model, weight in shares.items())}"
+        else:
+            yield f"the shares that a rollout holds of '{alias}' are dropped: the spec no longer has the alias or one of its models"
 
 
 def _with_unpublished(plan: Plan, deployment: Deployment) -> Plan:
@@ -221,7 +241,7 @@ def _sizing(deployment: Deployment, prepared: dict[str, Prepared], facts: Machin
 def _desired(deployment: Deployment, prepared: dict[str, Prepared], facts: Machine, sized: sizing.Sizing) -> Desired:
     import sys
 
-    platform, layout = deployment.platform, deployment.layout
+    platform, layout = with_shares(deployment.platform, read_shares(deployment.layout)), deployment.layout
     shares: dict[str, list[Share]] = {}
     for replica in sized.replicas:
         # The sizing counts GPUs; CUDA names them.

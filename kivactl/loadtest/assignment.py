@@ -71,6 +71,11 @@ class Folder:
         return self.path / "records.jsonl"
 
     @property
+    def end(self) -> Path:
+        """Once this file is there the users ask nothing new, and the generator ends when what is under way is answered."""
+        return self.path / "end"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 

@@ -84,6 +84,7 @@ class _Exchange:
             failure=self.failure,
             reason=self.reason,
             is_cut=self.is_cut,
+            has_body=self.has_body,
         )
 
 

@@ -52,6 +52,7 @@ class Record:
         failure: None when the request succeeded.
         reason: The failure in one sentence.
         is_cut: Whether the load test ended while the request was under way: neither success nor failure.
+        has_body: Whether anything of an answer came, beyond its head.
     """
 
     index: int
@@ -67,6 +68,7 @@ class Record:
     failure: FailureKind | None = None
     reason: str = ""
     is_cut: bool = False
+    has_body: bool = False
 
     @property
     def succeeded(self) -> bool:

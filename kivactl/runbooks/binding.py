@@ -1,83 +1,80 @@
-"""Reads a runbook and binds every action and parameter before anything runs; all faults are reported at once."""
+"""Reads a runbook and binds every action, probe, parameter and placeholder before anything runs; all faults are told at once."""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from kivactl import root
 from kivactl.errors import SpecError, UsageError
-from kivactl.runbooks.actions import ACTIONS
-from kivactl.runbooks.actions.action import Action
+from kivactl.runbooks.actions.action import Action, Params, Probe
+from kivactl.runbooks.format import Check, Runbook, Step
 from kivactl.spec import document
-from kivactl.spec.document import Fault, Node
-from kivactl.spec.faults import validated
-from kivactl.spec.quantities import Duration
+from kivactl.spec.document import Fault, Node, Place
+from kivactl.spec.load import Loaded
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Text(_Strict):
-    """The same sentence in two languages."""
-
-    en: str
-    de: str
-
-    def in_language(self, language: str) -> str:
-        """The sentence in `en` or `de`."""
-        return self.de if language == "de" else self.en
-
-
-class Act(_Strict):
-    """An action with its parameters, as written."""
-
-    action: str
-    params: dict[str, Any] = Field(default_factory=dict)
-
-
-class Step(Act):
-    """One step, as written."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    title: Text
-    disruption: Text | None = None
-    timeout: Duration = 600.0
-    undo: Act | None = None
-
-
-class Runbook(_Strict):
-    """A written procedure."""
-
-    title: Text
-    purpose: Text
-    steps: tuple[Step, ...] = Field(min_length=1)
+Results = Mapping[str, Mapping[str, Any]]
+"""What steps handed on, by step and name."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoundAction:
-    """An action with checked parameters."""
+    """An action with checked parameters.
 
+    Attributes:
+        name: As runbooks call it.
+        action: What it is.
+        params: Its parameters, of the type `action.params`.
+    """
+
+    name: str
     action: Action
-    params: BaseModel
+    params: Params
+
+
+@dataclass(frozen=True, slots=True)
+class BoundCheck:
+    """A check whose probe exists, whose parameters fit, and whose tolerance goes with what the probe returns."""
+
+    check: Check
+    probe: Probe
+    params: Params
 
 
 @dataclass(frozen=True, slots=True)
 class BoundStep:
-    """A step whose actions exist and whose parameters fit."""
+    """A step all of whose parts exist and fit.
+
+    Attributes:
+        step: As written, with the values of parameters in its sentences and limits.
+        do: What it does; None for a question.
+        undo: What takes it back.
+        precondition: What has to hold before it.
+        check: What has to hold after it.
+        rebind: Binds it again with the true results of earlier steps; `with_results` calls it.
+    """
 
     step: Step
-    do: BoundAction
+    do: BoundAction | None
     undo: BoundAction | None
+    precondition: BoundCheck | None
+    check: BoundCheck | None
+    rebind: Callable[[Results], BoundStep] = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.step.name
 
     @property
     def timeout_s(self) -> float:
         return self.step.timeout
+
+    @property
+    def destructive(self) -> bool:
+        """Whether a plan must point it out."""
+        return self.do is not None and self.do.action.destructive
 
     def title(self, language: str) -> str:
         """What it does, in `en` or `de`."""
@@ -87,6 +84,16 @@ class BoundStep:
         """What users notice; empty when nothing."""
         return self.step.disruption.in_language(language) if self.step.disruption else ""
 
+    def with_results(self, results: Results) -> BoundStep:
+        """The step with what earlier steps handed on, and `{"run": {"name": ...}}`; what is absent keeps its example.
+
+        For `check` and `undo` the step's own result may be among them.
+
+        Raises:
+            SpecError: A value does not fit where it is used.
+        """
+        return self.rebind(results)
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -95,90 +102,119 @@ class Bound:
     Attributes:
         name: Its file's name without the ending.
         path: Its file.
-        runbook: As written.
+        text: The file's content as it was read.
+        text_sha256: Of that content.
+        runbook: As written, with the values of parameters in its sentences and limits.
+        parameters: Every parameter's value (seconds, bytes), None for optional ones that were not given; empty when nothing was chosen yet.
         steps: In order.
+        preconditions: What has to hold before anything.
+        before: The steady state's gate.
+        during: What is looked at all the time.
+        after: The verdict; `after_with` binds it with the results of the steps.
+        rebind_after: Binds `after` again.
+        needs: The results of earlier steps that each step uses.
     """
 
     name: str
     path: Path
+    text: bytes
+    text_sha256: str
     runbook: Runbook
+    parameters: dict[str, Any]
     steps: tuple[BoundStep, ...]
+    preconditions: tuple[BoundCheck, ...]
+    before: tuple[BoundCheck, ...]
+    during: tuple[BoundCheck, ...]
+    after: tuple[BoundCheck, ...]
+    rebind_after: Callable[[Results], tuple[BoundCheck, ...]] = field(repr=False, compare=False)
+    needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def destructive(self) -> bool:
+        """Whether a step takes something away."""
+        return any(step.destructive for step in self.steps)
+
+    def after_with(self, results: Results) -> tuple[BoundCheck, ...]:
+        """The verdict's checks with what the steps handed on.
+
+        Raises:
+            SpecError: A value does not fit where it is used.
+        """
+        return self.rebind_after(results)
+
+    def starting_from(self, name: str) -> tuple[BoundStep, ...]:
+        """The steps from one on (`--from`).
+
+        Raises:
+            UsageError: There is no such step, or a later one needs what an earlier one hands on.
+        """
+        from difflib import get_close_matches
+
+        names = [step.name for step in self.steps]
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            raise UsageError(f"the runbook '{self.name}' has no step '{name}'", f"did you mean --from {near[0]}?" if near else f"it has: {', '.join(names)}")
+        at = names.index(name)
+        for step in self.steps[at:]:
+            for other in sorted(self.needs.get(step.name, frozenset()) & set(names[:at])):
+                raise UsageError(f"the step '{step.name}' needs what the step '{other}' hands on", f"kivactl runbook {self.name} --from {other}")
+        return self.steps[at:]
 
 
-def folders(spec_folder: Path | None) -> list[Path]:
-    """Where runbooks are looked for: beside the spec first, then those that come with kivactl."""
-    own = [spec_folder / "runbooks"] if spec_folder and (spec_folder / "runbooks").is_dir() else []
-    shipped = root.content("runbooks")
-    return [*own, *([shipped] if shipped not in own else [])]
-
-
-def available(spec_folder: Path | None) -> dict[str, Path]:
-    """Every runbook's file by its name; one's own hides a shipped one of the same name."""
-    found: dict[str, Path] = {}
-    for folder in folders(spec_folder):
-        for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
-
-
-def listing(spec_folder: Path | None, language: str) -> list[dict[str, str]]:
-    """Name and purpose of every runbook, as rows.
-
-    Raises:
-        SpecError: One of them has faults.
-    """
-    return [{"name": name, "purpose": bind_file(path).runbook.purpose.in_language(language)} for name, path in available(spec_folder).items()]
-
-
-def bind(name: str, spec_folder: Path | None) -> Bound:
+def bind(name: str, loaded: Loaded | None = None, chosen: Mapping[str, Any] | None = None) -> Bound:
     """Read a runbook by its name.
 
-    Raises:
-        UsageError: There is none of that name.
-        SpecError: It has faults; all are told.
-    """
-    found = available(spec_folder)
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=1)
-        raise UsageError(f"there is no runbook named '{name}'", f"kivactl runbook {near[0]}" if near else "kivactl runbook list")
-    return bind_file(found[name])
-
-
-def bind_file(path: Path) -> Bound:
-    """Read a runbook from its file.
+    Args:
+        name: Of a runbook in one of the folders.
+        loaded: The spec whose folders are searched and whose names parameters may have; None without a spec.
+        chosen: Values of the parameters, as text or as an earlier run kept them; None when none is chosen yet: then
+            examples stand for those without a default, and sentences show `<name>`.
 
     Raises:
+        UsageError: There is none of that name, or a parameter does not fit.
         SpecError: It has faults; all are told.
     """
+    from kivactl.runbooks.listing import located
+
+    return bind_file(located(name, loaded), loaded, chosen)
+
+
+def bind_file(path: Path, loaded: Loaded | None = None, chosen: Mapping[str, Any] | None = None) -> Bound:
+    """Read a runbook from its file; see `bind`.
+
+    Raises:
+        UsageError: A parameter does not fit.
+        SpecError: It has faults; all are told.
+    """
+    from kivactl.runbooks.binder import Binder
+
+    tree, faults, text = _read(path)
+    if tree is None:
+        faults = faults or [Fault(Place(path, 1), "", "is empty")]
+        raise faulty(path, faults)
+    try:
+        bound = Binder(path, tree, faults, loaded, chosen).bound(text, hashlib.sha256(text).hexdigest())
+    except RecursionError:
+        raise faulty(path, [Fault(Place(path, 1), "", "is nested too deeply")]) from None
+    if bound is None:
+        raise faulty(path, faults)
+    return bound
+
+
+def faulty(path: Path, faults: list[Fault]) -> SpecError:
+    """The error that tells every fault of a runbook, in the order of its lines."""
+    ordered = sorted(set(faults), key=lambda fault: (fault.place.line, fault.path, fault.message))
+    count = "a fault" if len(ordered) == 1 else f"{len(ordered)} faults"
+    return SpecError(f"the runbook {path} has {count}", f"correct it, then: kivactl runbook check {path}", tuple(map(str, ordered)))
+
+
+def _read(path: Path) -> tuple[Node | None, list[Fault], bytes]:
+    """The tree and the very bytes that it was read from."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise SpecError(f"{path} is not a regular file")
     tree, faults = document.read(path)
-    runbook: Runbook | None = None
-    steps: list[BoundStep] = []
-    if tree is not None:
-        runbook, more = validated(Runbook, tree)
-        faults += more
-        nodes = tree.child("steps")
-        for index, step in enumerate(runbook.steps if runbook else ()):
-            node = nodes.child(index) if nodes else None
-            assert node is not None
-            do = _bound(step, node, f"steps[{index}]", faults)
-            undo = _bound(step.undo, node.child("undo") or node, f"steps[{index}].undo", faults) if step.undo else None
-            if do is not None:
-                steps.append(BoundStep(step, do, undo))
-    if faults or runbook is None:
-        count = "a fault" if len(faults) == 1 else f"{len(faults) or 'no content and so'} faults"
-        raise SpecError(f"the runbook {path} has {count}", f"correct it, then: kivactl runbook {path.stem} --plan", tuple(map(str, faults)))
-    return Bound(path.stem, path, runbook, tuple(steps))
-
-
-def _bound(act: Act, node: Node, where: str, faults: list[Fault]) -> BoundAction | None:
-    action = ACTIONS.get(act.action)
-    if action is None:
-        near = difflib.get_close_matches(act.action, ACTIONS, n=1)
-        valid = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(ACTIONS)}"
-        place = node.child("action")
-        faults.append(Fault(place.place if place else node.place, f"{where}.action", f"there is no action '{act.action}'; {valid}"))
-        return None
-    params = node.child("params") or Node({}, node.place)
-    value, found = validated(action.params, params)
-    faults += [Fault(fault.place, f"{where}.params{'.' if fault.path else ''}{fault.path}", fault.message) for fault in found]
-    return BoundAction(action, value) if value is not None else None
+    if tree is None:
+        return None, faults, b""
+    text = path.read_bytes()
+    tree, faults = document.parse(text.decode("utf-8-sig", "replace"), path)
+    return tree, faults, text

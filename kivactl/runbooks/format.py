@@ -14,7 +14,7 @@ StepName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Text(_Strict):
@@ -121,8 +121,20 @@ class Parameter(_Strict):
     default: str | bool | int | float | None = None
     optional: bool = False
     choices: tuple[str, ...] | None = None
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: str | int | float | None = None
+    """The least that is allowed; with a unit for durations and sizes."""
+    maximum: str | int | float | None = None
+
+
+ROLES: dict[str, Text] = {
+    "operator": Text(en="Operator", de="Betrieb"),
+    "platform-lead": Text(en="Platform lead", de="Plattformleitung"),
+    "security-officer": Text(en="Security officer", de="Informationssicherheit"),
+    "data-protection-officer": Text(en="Data protection officer", de="Datenschutz"),
+    "service-desk": Text(en="Service desk", de="Servicedesk"),
+    "controller": Text(en="Controller", de="Controlling"),
+}
+"""The roles that runbooks may name; further ones need an entry in `runbooks.contacts` of the spec."""
 
 
 class Roles(_Strict):
@@ -173,6 +185,11 @@ class Objectives(_Strict):
     lost_requests: int | None = Field(default=None, strict=True, ge=0, description="Requests that failed before anything of their answer came.")
     cut_streams: int | None = Field(default=None, strict=True, ge=0, description="Answers that had begun and did not come to their end.")
     error_ratio: float | None = Field(default=None, ge=0, le=1, description="Failed requests over all.")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What is set, by name: times in seconds, counts, ratios."""
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
 
 
 class Escalation(_Strict):

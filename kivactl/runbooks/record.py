@@ -11,13 +11,15 @@ from enum import StrEnum
 from typing import Any
 
 EVENTS = {
-    "opened": "runbook, title, purpose, platform, operator, parameters, language, runbook_sha256, spec, plan, approval (whether one is needed)",
+    "opened": "runbook, title, purpose, platform, operator, parameters, language, runbook_sha256, spec, plan, steps, "
+    "approval (who may give one, or null), path (of the runbook), platform_run (the last one in the platform's journal)",
     "approved": "by, role, user, host, plan",
     "checked": "phase (precondition, before, during, after, step), step, check, probe, value, tolerance, met, message",
     "begun": "step, attempt",
-    "outcome": "an Outcome as a dictionary, of the step begun last",
+    "skipped": "step, reason",
+    "outcome": "step, outcome: an Outcome as a dictionary",
     "done": "step, elapsed_s, result",
-    "failed": "step, reason, attempt",
+    "failed": "step, reason, attempt, elapsed_s",
     "asked": "step, question",
     "answered": "step, by, user, host, answer",
     "undoing": "step",
@@ -25,7 +27,7 @@ EVENTS = {
     "undo failed": "step, reason",
     "observed": "measured",
     "interrupted": "step, reason",
-    "resumed": "operator, step",
+    "resumed": "operator, step, done and again (what a person said of steps that were cut off)",
     "torn": "sha256, bytes: a line that a crash cut short, kept as it is",
     "closed": "verdict, reason, measured",
 }

@@ -137,7 +137,8 @@ def engine_for(
         argv += ["--otlp-traces-endpoint", f"{traces.rstrip('/')}/v1/traces"]
         environment |= {"OTEL_SERVICE_NAME": name, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
     if share.gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in share.gpus)
+        # nvidia-smi counts in the order of the bus; CUDA would begin with the fastest.
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in share.gpus)}
     else:
         argv += ["--kv-cache-memory-bytes", str(share.kv_cache_bytes)]
         environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in share.cores)

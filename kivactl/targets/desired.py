@@ -62,6 +62,24 @@ def endpoints(model: str, layout: Layout, replicas: list[str], draining: frozens
     return clusters.endpoints_for(model, files_of(layout), known, waiting=waiting)
 
 
+def endpoints_as_known(
+    model: str, layout: Layout, release: Release, wanted: list[str], draining: frozenset[str] = frozenset(), *, waiting: bool = True
+) -> Json:
+    """Content of a model's endpoints file as it should be: the replicas wanted, and those that still run and are not.
+
+    Args:
+        model: Its name.
+        layout: Where sockets lie.
+        release: What is recorded; who is in maintenance gets nothing new.
+        wanted: Names of the replicas that should be.
+        draining: Others that get nothing new.
+        waiting: Whether requests may wait for a replica; in vain when all are in maintenance.
+    """
+    extra = [name for name in release.replicas.get(model, []) if name not in wanted and name in release.processes]
+    out = frozenset(release.maintenance)
+    return endpoints(model, layout, [*wanted, *extra], draining | out, waiting=waiting and not out.issuperset(wanted))
+
+
 def gateway_files(layout: Layout, platform: Platform) -> Files:
     """Where the gateway of this machine has its files."""
     tls = platform.gateway.tls
@@ -189,7 +207,10 @@ def changes_between(release: Release, alive: frozenset[str], desired: Desired) -
     changes = [_gateway_change(release, alive, desired), _meter_change(release, alive, desired)]
     for model, replicas in desired.replicas.items():
         disruption = _disruption(model, replicas)
-        changes += [_process_change(replica, release, alive, desired, disruption) for replica in replicas]
+        changes += [
+            _out_change(replica, release, alive, desired) if replica in release.maintenance else _process_change(replica, release, alive, desired, disruption)
+            for replica in replicas
+        ]
     gone = [name for name in release.processes if name not in desired.processes]
     changes += [Change(Verb.DELETE, f"engine {name}") for name in gone]
     return [change for change in changes if change is not None]
@@ -238,6 +259,14 @@ def _process_change(name: str, release: Release, alive: frozenset[str], desired:
     if name not in alive:
         return Change(Verb.START, f"engine {name}", changed)
     return Change(Verb.REPLACE, f"engine {name}", changed, disruption) if changed else None
+
+
+def _out_change(name: str, release: Release, alive: frozenset[str], desired: Desired) -> Change | None:
+    """Of a replica in maintenance: it does not run, and comes back as the spec says by then."""
+    changed = differences(release.processes.get(name, {}), definition(desired.processes[name]))
+    if name in alive:
+        return Change(Verb.STOP, f"engine {name}", changed)
+    return Change(Verb.UPDATE, f"engine {name}", changed) if changed else None
 
 
 def _disruption(model: str, replicas: list[str]) -> str:

@@ -6,16 +6,19 @@ import getpass
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kivactl.errors import PreconditionError
-from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
+from kivactl.plan import Change, Difference, Outcome, Plan, Status, Verb, digest
+from kivactl.stack.gateway.files import Json, endpoints_file
 from kivactl.stack.layout import Layout
-from kivactl.targets.desired import Desired, changes_between, desired_from
+from kivactl.targets import maintenance, routing
+from kivactl.targets.desired import Desired, changes_between, desired_from, endpoints_as_known
 from kivactl.targets.reaper import end_group
-from kivactl.targets.release import Release, read_release, write_release
+from kivactl.targets.release import Release, differs, read_release, write_release
+from kivactl.targets.replicas import Replicas
 from kivactl.targets.rollout import STATE_VARIABLE, Rollout
 from kivactl.targets.status import GATEWAY, METER
 from kivactl.tools import leftovers, vllm
@@ -58,11 +61,14 @@ class LocalTarget:
         release = read_release(self.layout.release)
         alive = self.alive()
         changes = changes_between(release, alive, desired)
+        if not any(change.subject == GATEWAY for change in changes):
+            changes = [*self._stray_endpoints(release, desired), *changes]
         unfinished = bool(release.processes) and not release.spec_digest
         notes = ["an earlier deploy did not finish: this one goes on from there"] if unfinished else []
+        notes += [f"{name} is in maintenance since {since} and stays stopped" for name, since in release.maintenance.items() if name in desired.processes]
         if unfinished and not changes:
             changes = [Change(Verb.UPDATE, "verification")]
-        basis = digest({"deployed": dict(sorted(release.processes.items())), "alive": sorted(alive)})
+        basis = digest({"deployed": dict(sorted(release.processes.items())), "alive": sorted(alive), "maintenance": sorted(release.maintenance)})
         return Plan(title, tuple(changes), tuple(notes), basis)
 
     def apply(self, desired: Desired) -> Iterator[Outcome]:
@@ -98,6 +104,31 @@ class LocalTarget:
         for segment in segments:
             segment.unlink(missing_ok=True)
         shutil.rmtree(self.layout.run, ignore_errors=True)
+
+    def restart(self, replicas: Sequence[str]) -> Iterator[Outcome]:
+        """Start replicas anew as they were deployed, one after the other, without losing a request."""
+        yield from maintenance.restart(self._deployed_replicas(), replicas)
+
+    def take_out(self, replicas: Sequence[str]) -> Iterator[Outcome]:
+        """Let replicas finish their requests and stop them; they stay stopped until they are brought back."""
+        yield from maintenance.take_out(self._deployed_replicas(), replicas)
+
+    def bring_back(self, replicas: Sequence[str]) -> Iterator[Outcome]:
+        """Start replicas that were taken out, and give them requests again."""
+        yield from maintenance.bring_back(self._deployed_replicas(), replicas)
+
+    def route(self, routes: Json) -> bool:
+        """Exchange the deployed gateway's routes; returns when it has taken them over."""
+        return routing.publish_routes(self.layout, routes, self.clock)
+
+    def _stray_endpoints(self, release: Release, desired: Desired) -> list[Change]:
+        """What a command that was cut off left in the gateway's files, such as a replica that still counts as draining."""
+        strays = [
+            endpoints_file(self.layout.gateway, model)
+            for model, names in desired.replicas.items()
+            if model in release.replicas and differs(endpoints_file(self.layout.gateway, model), endpoints_as_known(model, self.layout, release, names))
+        ]
+        return [Change(Verb.UPDATE, GATEWAY, tuple(Difference(path.name, "deployed", "changed") for path in strays))] if strays else []
 
     def _drain_all(self) -> Iterator[Outcome]:
         release = read_release(self.layout.release)
@@ -143,11 +174,18 @@ class LocalTarget:
             raise PreconditionError("nothing is deployed here", "kivactl deploy")
         return release
 
+    def _deployed_replicas(self) -> Replicas:
+        release = self._deployed()
+        return self._replicas(release, release.replicas)
+
     def _rollout(self, desired: Desired, release: Release) -> Rollout:
-        return Rollout(
+        return Rollout(desired, self._replicas(release, desired.replicas))
+
+    def _replicas(self, release: Release, wanted: Mapping[str, list[str]]) -> Replicas:
+        return Replicas(
             layout=self.layout,
-            desired=desired,
             release=release,
+            wanted=wanted,
             environment=self._environment(),
             python=Path(sys.executable),
             user=getpass.getuser(),

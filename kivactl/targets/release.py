@@ -26,6 +26,7 @@ class Release:
         replicas: Names of the replicas of every model.
         gateway: Hash of each gateway file by name.
         deployed_at: When the last deploy finished, ISO 8601 in UTC.
+        maintenance: Replicas that were taken out and stay stopped, with the time since when, ISO 8601 in UTC.
     """
 
     platform: str = ""
@@ -35,6 +36,7 @@ class Release:
     replicas: dict[str, list[str]] = field(default_factory=dict)
     gateway: dict[str, str] = field(default_factory=dict)
     deployed_at: str = ""
+    maintenance: dict[str, str] = field(default_factory=dict)
 
 
 def read_release(path: Path) -> Release:
@@ -63,7 +65,19 @@ def write_release(path: Path, release: Release) -> None:
 
 def write_json(path: Path, content: Any) -> bool:
     """Replace a JSON file in one step; says whether anything changed."""
-    return write_file(path, json.dumps(content, indent=1) + "\n")
+    return write_file(path, _as_written(content))
+
+
+def differs(path: Path, content: Any) -> bool:
+    """Whether `write_json` would change anything."""
+    try:
+        return path.read_text() != _as_written(content)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return True
+
+
+def _as_written(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"
 
 
 def write_file(path: Path, text: str, mode: int = 0o600) -> bool:

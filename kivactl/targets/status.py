@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -21,6 +21,7 @@ class Health(StrEnum):
     SERVING = "serving"
     DRAINING = "draining"
     STARTING = "starting"
+    MAINTENANCE = "maintenance"
     DEGRADED = "degraded"
     RESTARTING = "restarting"
     STOPPED = "stopped"
@@ -97,7 +98,12 @@ def status_from(release: Release, processes: dict[str, ProcessState], upstreams:
         for replica in replicas:
             upstream = by_address.get(str(layout.engine_socket(replica)))
             serves = upstream is not None and upstream.healthy
-            components.append(_component(replica, model, processes.get(replica), upstream, upstream.active if upstream else 0, serves=serves))
+            component = _component(replica, model, processes.get(replica), upstream, upstream.active if upstream else 0, serves=serves)
+            since = release.maintenance.get(replica)
+            # While it still finishes requests it is draining.
+            if since and component.health is Health.STOPPED:
+                component = replace(component, health=Health.MAINTENANCE, reason=f"taken out {since}")
+            components.append(component)
     return Status(
         platform=release.platform or platform,
         health=_overall(components),
@@ -134,6 +140,6 @@ def _overall(components: list[Component]) -> Health:
     gateway = next((component.health for component in components if component.name == GATEWAY), Health.STOPPED)
     if gateway is Health.SERVING and any(component.health is Health.SERVING for component in components if component.model):
         return Health.SERVING if all(health is Health.SERVING for health in healths) else Health.DEGRADED
-    if all(health is Health.STOPPED for health in healths):
+    if all(health in {Health.STOPPED, Health.MAINTENANCE} for health in healths):
         return Health.STOPPED
     return Health.STARTING if any(health is Health.STARTING for health in healths) else Health.DEGRADED

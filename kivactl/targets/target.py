@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from kivactl.errors import PreconditionError
 from kivactl.plan import Outcome, Plan
+from kivactl.stack.gateway.files import Json
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import Desired
 from kivactl.targets.local import LocalTarget
@@ -30,6 +31,18 @@ class Target(Protocol):
 
     def stop(self) -> Iterator[Outcome]:
         """Finish the requests in work and stop everything."""
+
+    def restart(self, replicas: Sequence[str]) -> Iterator[Outcome]:
+        """Start replicas anew as they were deployed, one after the other, without losing a request."""
+
+    def take_out(self, replicas: Sequence[str]) -> Iterator[Outcome]:
+        """Let replicas finish their requests and stop them; they stay stopped until they are brought back."""
+
+    def bring_back(self, replicas: Sequence[str]) -> Iterator[Outcome]:
+        """Start replicas that were taken out, and give them requests again."""
+
+    def route(self, routes: Json) -> bool:
+        """Exchange the deployed gateway's routes; returns when it has taken them over. False when there was nothing to change."""
 
     def alive(self) -> frozenset[str]:
         """Names of the processes that run."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kivactl.errors import PreconditionError
 from kivactl.stack.metering import SQLITE, Tariff, price_for, tariff_from
-from kivactl.usage.database import Database, Sqlite
+from kivactl.usage.database import Database, Row, Sqlite
 from kivactl.usage.join import DayKey, Entry, Sums
 
 VERSION = 1
@@ -26,7 +26,7 @@ def _columns(names: Sequence[str], numbers: Collection[str]) -> str:
     return ", ".join(f"{name} {'BIGINT' if name in numbers else 'TEXT'}" for name in names)
 
 
-_TABLES = (
+_CREATED = (
     f"CREATE TABLE requests ({_columns(Entry._fields, _NUMBERS)}, PRIMARY KEY (request_id))",
     "CREATE INDEX requests_by_end ON requests (ended_ms)",
     f"CREATE TABLE days ({_columns((*DayKey._fields, *Sums._fields), Sums._fields)}, PRIMARY KEY ({', '.join(DayKey._fields)}))",
@@ -37,6 +37,17 @@ _TABLES = (
     "CREATE TABLE stream_averages (version TEXT PRIMARY KEY, sent_bytes BIGINT, tokens BIGINT)",
     "CREATE TABLE ledger (version BIGINT PRIMARY KEY)",
 )
+
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "requests": Entry._fields,
+    "days": (*DayKey._fields, *Sums._fields),
+    "positions": ("source", "inode", "read_bytes", "head"),
+    "unreadable": ("source", "lines"),
+    "price_lists": ("month", "body"),
+    "warnings": ("tenant", "month", "level", "at_ms", "spent", "budget", "currency"),
+    "stream_averages": ("version", "sent_bytes", "tokens"),
+}
+"""Every table with its columns, but for the version's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +202,10 @@ class Ledger:
 
     # What is read.
 
+    def rows(self, table: str, columns: Sequence[str]) -> list[Row]:
+        """All that is in one of `TABLES`."""
+        return self._database.query(f"SELECT {', '.join(columns)} FROM {table}")  # noqa: S608  (our own names)
+
     def positions(self) -> list[Position]:
         """How far the logs are read."""
         return [Position(*row) for row in self._database.query("SELECT source, inode, read_bytes, head FROM positions")]
@@ -285,7 +300,7 @@ def _make_tables(database: Database) -> None:
     database.begin()
     try:
         if not database.exists("ledger"):  # another may have been faster
-            for statement in _TABLES:
+            for statement in _CREATED:
                 database.query(statement)
             database.write("ledger", ("version",), [(VERSION,)], "(version) DO NOTHING")
         database.commit()

@@ -53,6 +53,7 @@ def test_a_cpu_engine_is_bound_to_its_cores_and_memory():
 def test_a_gpu_engine_sees_its_gpus_only():
     process = engine(Share((), 0, gpus=(1, 2)))
     assert process.environment["CUDA_VISIBLE_DEVICES"] == "1,2"
+    assert process.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", "the numbers are nvidia-smi's"
     assert "--kv-cache-memory-bytes" not in process.argv
 
 

@@ -17,6 +17,7 @@ import time
 parser = argparse.ArgumentParser()
 parser.add_argument("--uds")
 parser.add_argument("--behaviour", default="")
+parser.add_argument("--served-model-name", default="m")
 parser.add_argument("--answer-after", type=float, default=0.0)
 options, _ = parser.parse_known_args()
 
@@ -49,7 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(options.answer_after)
         choice = {"index": 0, "text": "Berlin", "finish_reason": "length", "message": {"role": "assistant", "content": "Berlin"}}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        self.answer(200, {"id": "1", "object": "text_completion", "model": "m", "choices": [choice], "usage": usage, "pid": os.getpid()})
+        self.answer(200, {"id": "1", "object": "text_completion", "model": options.served_model_name, "choices": [choice], "usage": usage, "pid": os.getpid()})
 
     def address_string(self):
         return "gateway"

@@ -1,158 +1,21 @@
 """The rollout with the real supervisor and the real gateway; the engines are stand-ins, so that every failure takes seconds."""
 
-import http.client
-import json
 import os
-import shutil
 import signal
 import socket
-import ssl
-import sys
-import threading
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from stand_in_platform import STAND_IN, Load
 
 from kivactl.errors import NotReadyError, ToolError
 from kivactl.plan import Status, Verb
-from kivactl.spec.gateway import Gateway
-from kivactl.spec.platform import Model, Platform
-from kivactl.stack import tokens
-from kivactl.stack.engine import GIB, Share, launcher
-from kivactl.stack.layout import Layout
-from kivactl.targets.desired import Weights, desired_for
-from kivactl.targets.local import LocalTarget
-from kivactl.targets.rollout import STATE_VARIABLE
-from kivactl.targets.status import GATEWAY, METER, Health, status_of
-from kivactl.tools import envoy, leftovers
+from kivactl.targets.status import Health, status_of
 from kivactl.tools.supervisor import Supervisor
 
 pytestmark = pytest.mark.real
-
-STAND_IN = Path(__file__).with_name("stand_in_engine.py")
-
-
-class Site:
-    """A platform of stand-ins on this machine."""
-
-    def __init__(self, folder: Path, port: int, certificate: tuple[Path, Path], signing_key: bytes) -> None:
-        self.layout = Layout(folder / "state", folder / "cache")
-        for path in (self.layout.state, self.layout.run, self.layout.gateway, self.layout.tls, self.layout.logs, self.layout.signing_key.parent):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for source, target in zip(certificate, (self.layout.certificate, self.layout.certificate_key), strict=True):
-            shutil.copy(source, target)
-        self.layout.signing_key.write_bytes(signing_key)
-        self.port = port
-        self.target = LocalTarget(self.layout)
-        self.jwks = tokens.jwks_for([signing_key])
-        self.token = tokens.issue(
-            signing_key, platform="kiva", tenant="default", name="test", token_id="1", issued_at=datetime.now(UTC), lifetime=timedelta(hours=1)
-        ).reveal()
-
-    def desired(self, replicas=2, *extra, ready_within_s=20.0):
-        platform = Platform(name="kiva", models=(Model(name="m", source="x", replicas=replicas, drain_within="10s"),), gateway=Gateway(port=self.port))
-        what = desired_for(
-            platform,
-            self.layout,
-            weights={"m": Weights(Path("/w"), "w1", ready_within_s)},
-            shares={"m": [Share((0,), GIB)] * replicas},
-            jwks=self.jwks,
-            python=Path(sys.executable),
-            envoy=envoy.find_envoy(),
-            gateway_workers=1,
-        )
-        for name, engine in what.processes.items():
-            if name not in {GATEWAY, METER}:
-                argv = (
-                    *launcher(Path(sys.executable), self.layout.engine_socket(name)),
-                    sys.executable,
-                    str(STAND_IN),
-                    "--uds",
-                    str(self.layout.engine_socket(name)),
-                    *extra,
-                )
-                what.processes[name] = replace(engine, argv=argv, stop_within_s=10, settles_within_s=1)
-        return what
-
-    def deploy(self, what):
-        outcomes = list(self.target.apply(what))
-        self.target.finish("digest", "now")
-        return outcomes
-
-    def ask(self, timeout_s=10):
-        context = ssl.create_default_context(cafile=self.layout.certificate)
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=timeout_s)
-        try:
-            headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
-            connection.request("POST", "/v1/completions", json.dumps({"model": "m", "prompt": "x"}), headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            connection.close()
-
-    def pid(self, name):
-        return next(component.pid for component in status_of(self.layout, "kiva").components if component.name == name)
-
-    def until(self, health, unlike=-1):
-        """Wait for a health, and for another process of the first replica than the one given."""
-        for _ in range(200):
-            if status_of(self.layout, "kiva").health is health and self.pid("m-0") not in {0, unlike}:
-                return
-            time.sleep(0.1)
-        pytest.fail(f"never {health}: {status_of(self.layout, 'kiva')}")
-
-    def children(self):
-        return [pid for pid in self.leftovers() if b"time.sleep(600)" in command_line(pid)]
-
-    def leftovers(self):
-        return leftovers.marked(STATE_VARIABLE, str(self.layout.state))
-
-
-def command_line(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-class Load:
-    """Requests in a closed loop from several threads, until the end of the block."""
-
-    def __init__(self, site: Site, streams: int = 4) -> None:
-        self.site, self.statuses, self.stop = site, [], threading.Event()
-        self.threads = [threading.Thread(target=self.run) for _ in range(streams)]
-
-    def run(self):
-        while not self.stop.is_set():
-            try:
-                self.statuses.append(self.site.ask()[0])
-            except OSError as error:
-                self.statuses.append(repr(error))
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-
-
-@pytest.fixture
-def site(tmp_path, certificate, signing_key):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    site = Site(tmp_path, port, certificate, signing_key)
-    yield site
-    list(site.target.stop())
-    assert site.leftovers() == []
-    assert not site.layout.run.exists()
 
 
 def test_from_nothing_to_answers_and_back_to_nothing(site):

@@ -18,18 +18,20 @@ def command(
     ] = False,
 ) -> None:
     """Stop the platform: requests in work are finished; no process, port or temporary file stays."""
+    from kivactl.cli.runbook_running import rooms
     from kivactl.flows.operate import purge as remove
+    from kivactl.runbooks.approvals import person_named
     from kivactl.runbooks.binding import bind
-    from kivactl.runbooks.engine import plan_runbook, run_runbook
+    from kivactl.runbooks.engine import Order, plan_runbook, run_runbook
 
     options = common(context)
     deployment = deployment_of(options)
-    bound = bind("stop", None)
-    options.sink.plan(plan_runbook(bound))
+    bound = bind("stop", None, {})
+    options.sink.plan(plan_runbook(bound, deployment))
     also = f" and remove {deployment.layout.state}, with keys and the ledger of usage" if purge else ""
     if not options.sink.confirm(f"Stop '{deployment.platform.name}'{also}?", yes):
         raise typer.Exit(130)
-    options.sink.outcomes(run_runbook(bound, deployment))
+    options.sink.outcomes(run_runbook(bound, deployment, Order(person_named(None)), rooms()))
     if purge:
         remove(deployment)
     options.sink.result({"stopped": True, "purged": purge}, f"'{deployment.platform.name}' is down{' and its state is removed' if purge else ''}")

@@ -1,0 +1,174 @@
+"""How a platform is, one fact at a time: what checks of its state and a handover ask for. Reads only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kivactl.errors import KivaError, PreconditionError
+from kivactl.flows.deploy import Deployment
+from kivactl.flows.doctor import State as Needed
+from kivactl.flows.doctor import examine
+from kivactl.flows.tokens import State, listing
+from kivactl.plan import Outcome, Status
+from kivactl.spec.quantities import format_duration
+from kivactl.stack.layout import Layout
+from kivactl.stack.metering import SQLITE, Orders, read_orders
+from kivactl.targets.register import read_register
+from kivactl.targets.release import read_release
+from kivactl.targets.status import Health, status_of
+from kivactl.tools import machine
+from kivactl.usage.database import Database, Sqlite
+from kivactl.usage.ledger import open_ledger
+
+
+def faults_of_components(deployment: Deployment) -> list[str]:
+    """What does not serve, with the reason; empty when all does.
+
+    Raises:
+        PreconditionError: The record of what is deployed is unreadable.
+    """
+    status = status_of(deployment.layout, deployment.platform.name)
+    if status.health is Health.ABSENT:
+        return ["nothing is deployed"]
+    faulty = [component for component in status.components if component.health is not Health.SERVING]
+    return [f"{component.name}: {component.health}{f' ({component.reason})' if component.reason else ''}" for component in faulty]
+
+
+def told(deployment: Deployment) -> Iterator[Outcome]:
+    """How each component is, as outcomes.
+
+    Raises:
+        PreconditionError: The record of what is deployed is unreadable.
+    """
+    status = status_of(deployment.layout, deployment.platform.name)
+    for component in status.components:
+        facts = {"health": component.health.value, "uptime_s": component.uptime_s, "active": component.active}
+        since = f", up for {format_duration(component.uptime_s)}" if component.pid and component.uptime_s >= 1 else ""
+        reason = f": {component.reason}" if component.reason else ""
+        yield Outcome(component.name, Status.DONE, f"{component.health}{since}{reason}", data=facts)
+    yield Outcome("platform", Status.DONE, f"{status.health}{f' at {status.endpoint}' if status.endpoint else ''}", data={"health": status.health.value})
+
+
+def is_as_written(deployment: Deployment) -> bool:
+    """Whether the last deploy finished, and was of the spec as it is now.
+
+    Raises:
+        PreconditionError: The record of what is deployed is unreadable.
+    """
+    return read_release(deployment.layout.release).spec_digest == deployment.loaded.digest
+
+
+def doctor_findings(deployment: Deployment, *, warnings: bool) -> list[str]:
+    """What the doctor misses, with the remedy.
+
+    Args:
+        deployment: The platform.
+        warnings: Whether what does not keep a platform from running counts too.
+    """
+    wanted = {Needed.MISSING, Needed.WARNING} if warnings else {Needed.MISSING}
+    findings = [finding for finding in examine(deployment.platform, deployment.layout) if finding.state in wanted]
+    return [f"{finding.name}: {finding.found}{f'; {finding.remedy}' if finding.remedy else ''}" for finding in findings]
+
+
+def disk_of(deployment: Deployment, name: str) -> Path | None:
+    """A path on one of the platform's disks: `state`, `cache` or `backup`; None when it is not of this machine."""
+    layout = deployment.layout
+    match name:
+        case "state":
+            return layout.state
+        case "cache":
+            return layout.cache
+        case _:
+            repository = deployment.platform.backup.repository
+            elsewhere = repository.partition(":")[0] in {"s3", "sftp"} and ":" in repository
+            return None if elsewhere else deployment.loaded.folder / Path(repository).expanduser()
+
+
+def disk_free_bytes(deployment: Deployment, name: str) -> int | None:
+    """What is free on a disk of the platform, or with `all` on the fullest one; None when it is not of this machine."""
+    disks = [disk_of(deployment, one) for one in (("state", "cache", "backup") if name == "all" else (name,))]
+    return min((machine.disk_free(disk) for disk in disks if disk is not None), default=None)
+
+
+def faults_of_records(deployment: Deployment) -> list[str]:
+    """What of the records is damaged: the register of tokens, what is deployed, the ledger.
+
+    A ledger in a file is read as a whole; for one on a server its own tools are to be asked, here it only has to answer.
+    """
+    layout, faults = deployment.layout, []
+    for read in (lambda: read_register(layout), lambda: read_release(layout.release), lambda: _checked_ledger(layout)):
+        try:
+            read()
+        except KivaError as error:
+            faults.append(error.message)
+    return faults
+
+
+def error_ratio(layout: Layout, within_s: float, now_s: float | None = None) -> float:
+    """Share of the requests that the platform failed (status 500 and above), of those the ledger has.
+
+    Args:
+        layout: Where the ledger is found.
+        within_s: Only requests that ended since so many seconds.
+        now_s: Seconds since 1970; the present when absent.
+
+    Returns:
+        0..1; 0 when there were no requests.
+
+    Raises:
+        PreconditionError: There is no ledger yet.
+        LedgerUnavailable: It cannot be read just now.
+    """
+    since_ms = round(((time.time() if now_s is None else now_s) - within_s) * 1000)
+    with closing(_database(layout)) as database:
+        sql = "SELECT count(*), count(CASE WHEN status >= 500 THEN 1 END) FROM requests WHERE ended_ms >= ? AND status IS NOT NULL"
+        ((all_of_them, failed),) = database.query(sql, (since_ms,))
+    return int(failed) / int(all_of_them) if all_of_them else 0.0
+
+
+def ending_tokens(deployment: Deployment, within_s: float, now: datetime | None = None) -> list[str]:
+    """Tokens that are valid now and end soon: tenant, name and end, the first to end first.
+
+    Raises:
+        PreconditionError: The register is damaged.
+    """
+    moment = now or datetime.now(UTC)
+    soon = [
+        (token.ends_at, token.entry)
+        for token in listing(deployment, now=moment)
+        if token.state is State.VALID and token.ends_at is not None and token.ends_at - moment < timedelta(seconds=within_s)
+    ]
+    return [f"'{entry.name}' of '{entry.tenant}' ends on {end:%Y-%m-%d}" for end, entry in sorted(soon, key=lambda one: one[0])]
+
+
+def _checked_ledger(layout: Layout) -> None:
+    orders = _orders(layout)
+    open_ledger(orders.ledger, orders.platform, read_only=True).close()
+    with closing(_database(layout)) as database:
+        if isinstance(database, Sqlite):
+            rows = database.query("PRAGMA quick_check(5)")
+            if rows != [("ok",)]:
+                raise PreconditionError(f"the ledger {orders.ledger.removeprefix(SQLITE)} is damaged: {'; '.join(str(row[0]) for row in rows)}")
+
+
+def _database(layout: Layout) -> Database:
+    orders = _orders(layout)
+    if orders.ledger.startswith(SQLITE):
+        path = Path(orders.ledger.removeprefix(SQLITE))
+        if not path.exists():
+            raise PreconditionError(f"nothing has been metered for '{orders.platform}' yet: there is no ledger", "kivactl deploy")
+        return Sqlite(path, read_only=True)
+    from kivactl.usage.postgresql import Postgresql, parse_address
+
+    return Postgresql(parse_address(orders.ledger), orders.platform, read_only=True)
+
+
+def _orders(layout: Layout) -> Orders:
+    try:
+        return read_orders(layout.meter_orders)
+    except (OSError, ValueError) as error:
+        raise PreconditionError(f"the meter's orders {layout.meter_orders} cannot be read: {error}", "kivactl deploy") from None

@@ -1,0 +1,195 @@
+"""Gets a backup out of its repository, after the whole repository was read and found sound."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from kivactl.errors import CheckError, PreconditionError, UsageError
+from kivactl.flows.restore.manifest import FORMAT, faults_of_files, read_manifest, refuse_format
+from kivactl.flows.restore.places import verified_of
+from kivactl.plan import Outcome, Status
+from kivactl.stack.layout import Layout
+
+OURS = "kivactl"
+"""Tag of every backup that kivactl made."""
+
+VERIFIED = "verified"
+"""Tag of one that was tried."""
+
+_SHOWN = 8
+
+
+class Kept(Protocol):
+    """A backup in a repository."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def original(self) -> str: ...
+
+    @property
+    def made_at(self) -> datetime: ...
+
+    @property
+    def tags(self) -> Sequence[str]: ...
+
+
+class Repository(Protocol):
+    """What a restore asks of the backup program."""
+
+    def snapshots(self) -> Sequence[Kept]:
+        """All there are, the oldest first."""
+
+    def check(self, *, read_data: bool = False) -> None:
+        """Raise a `KivaError` when anything is damaged."""
+
+    def restore(self, snapshot: str, into: Path) -> None:
+        """Write a snapshot's tree into a folder."""
+
+    def tag(self, snapshot: str, tag: str) -> str:
+        """Mark a snapshot; its new id."""
+
+
+def choose(snapshots: Sequence[Kept], platform: str | None, named: str | None) -> Kept:
+    """The backup to take.
+
+    Args:
+        snapshots: All there are, the oldest first.
+        platform: Whose; anybody's when absent, if all are one platform's.
+        named: Beginning of an id, or `latest`.
+
+    Raises:
+        PreconditionError: There is none, or it is another platform's or of another format.
+        UsageError: No backup, or more than one, begins so.
+    """
+    ours = [one for one in snapshots if OURS in one.tags]
+    if not ours:
+        raise PreconditionError("the repository holds no backup of kivactl", "kivactl runbook backup; or name another repository")
+    if named and named != "latest":
+        found = [one for one in ours if one.id.startswith(named) or (one.original and one.original.startswith(named))]
+        if len(found) != 1:
+            raise UsageError(f"{len(found) or 'no'} backups begin with '{named}'", "kivactl backup list")
+        chosen = found[0]
+    else:
+        platforms = sorted({platform_of(one) for one in ours})
+        if platform is None and len(platforms) > 1:
+            raise UsageError(f"the repository holds backups of {len(platforms)} platforms: {', '.join(platforms)}", "choose one: --set platform=NAME")
+        theirs = [one for one in ours if platform is None or platform_of(one) == platform]
+        if not theirs:
+            raise PreconditionError(f"the repository holds no backup of '{platform}', but of: {', '.join(platforms)}", "name another repository")
+        chosen = theirs[-1]
+    if platform is not None and platform_of(chosen) != platform:
+        raise PreconditionError(f"the backup {chosen.id[:_SHOWN]} is of the platform '{platform_of(chosen)}', not of '{platform}'", "kivactl backup list")
+    refuse_format(format_of(chosen))
+    return chosen
+
+
+def platform_of(snapshot: Kept) -> str:
+    """Whose it is; empty when it does not say."""
+    return _tagged(snapshot, "platform")
+
+
+def format_of(snapshot: Kept) -> int:
+    """Its format, as far as its tags tell it: the manifest has the last word."""
+    text = _tagged(snapshot, "format")
+    return int(text) if text.isdecimal() else FORMAT
+
+
+def fetch(repository: Repository, layout: Layout, into: Path, *, platform: str | None, named: str | None) -> Iterator[Outcome]:
+    """Read the whole repository, then write one backup into an empty folder and compare it with its manifest.
+
+    Args:
+        repository: Where backups are.
+        layout: The platform's files.
+        into: The folder, which is made anew; gone when anything is wrong.
+        platform: Whose backup.
+        named: Which; the newest when absent.
+
+    Yields:
+        At last an outcome with `snapshot` and `made_at` as result.
+
+    Raises:
+        KivaError: The passphrase is wrong, something is damaged, the disk is full, or there is no such backup.
+    """
+    yield Outcome("repository", Status.STARTED, "reading all of it")
+    repository.check(read_data=True)
+    snapshots = repository.snapshots()
+    yield Outcome("repository", Status.DONE, f"sound; {len(snapshots)} backups")
+    chosen = choose(snapshots, platform, named)
+    gone = missing(snapshots, layout) if not named or named == "latest" else []
+    if gone:
+        yield Outcome("repository", Status.DONE, f"backups that were tried are gone since: {', '.join(one[:_SHOWN] for one in gone)}")
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir(mode=0o700, parents=True)
+    try:
+        yield Outcome("backup", Status.STARTED, f"fetching {chosen.id[:_SHOWN]}")
+        repository.restore(chosen.id, into)
+        manifest = read_manifest(into, platform)
+        faults = tuple(faults_of_files(into, manifest))
+        if faults:
+            raise CheckError(f"the backup {chosen.id[:_SHOWN]} is damaged", "choose another: kivactl backup list", faults[:20])
+    except BaseException:
+        shutil.rmtree(into, ignore_errors=True)
+        raise
+    result = {"snapshot": chosen.id, "made_at": manifest.made_at.isoformat(), "platform": manifest.platform}
+    said = f"{chosen.id[:_SHOWN]} of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, {len(manifest.files)} files, every hash as it should be"
+    yield Outcome("backup", Status.DONE, said, data={"result": result})
+
+
+def mark(repository: Repository, name: str) -> str:
+    """Mark a backup as tried; marked already, it stays as it is.
+
+    Returns:
+        Its id, which marking changes.
+
+    Raises:
+        KivaError: It is gone, or the repository cannot be written.
+    """
+    chosen = choose(repository.snapshots(), None, name)
+    return chosen.id if VERIFIED in chosen.tags else repository.tag(chosen.id, VERIFIED)
+
+
+def missing(snapshots: Sequence[Kept], layout: Layout) -> list[str]:
+    """Backups that were tried on this machine, are newer than all there are, and are gone: a repository cannot tell that by itself."""
+    try:
+        known = json.loads(verified_of(layout).read_text())
+    except (OSError, ValueError):
+        return []
+    there = {one.id for one in snapshots} | {one.original for one in snapshots}
+    newest = max((one.made_at for one in snapshots), default=None)
+    gone = []
+    for name, facts in known.items() if isinstance(known, Mapping) else ():
+        try:
+            made_at = datetime.fromisoformat(facts["made_at"])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if name not in there and (newest is None or made_at > newest):
+            gone.append(str(name))
+    return gone
+
+
+def remember(layout: Layout, snapshot: str, facts: Mapping[str, object]) -> None:
+    """Note that a backup was tried, and how.
+
+    Raises:
+        KivaError: The disk is full, or may not be written.
+    """
+    from kivactl.targets.release import write_json
+
+    path = verified_of(layout)
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_json(path, {**(known if isinstance(known, dict) else {}), snapshot: dict(facts)})
+
+
+def _tagged(snapshot: Kept, name: str) -> str:
+    return next((tag.partition("=")[2] for tag in snapshot.tags if tag.startswith(f"{name}=")), "")

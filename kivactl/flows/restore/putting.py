@@ -1,0 +1,192 @@
+"""Puts a fetched backup in the place of a platform's state, and takes that back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kivactl import journal
+from kivactl.errors import PreconditionError, from_os_error
+from kivactl.flows.deploy import Deployment
+from kivactl.flows.restore.building import build_state, copy_file, keep_logs
+from kivactl.flows.restore.exchange import before_of, go_back, note_before, place, prepare, read_exchange, settle
+from kivactl.flows.restore.manifest import File, Manifest, ModelEntry, read_manifest, sha256_of
+from kivactl.flows.restore.places import places_for
+from kivactl.plan import Outcome, Status
+from kivactl.spec.platform import Platform
+from kivactl.stack.layout import Layout
+from kivactl.targets.rollout import STATE_VARIABLE
+from kivactl.tools import leftovers
+
+
+def clear(deployment: Deployment, run: str, *, replace: bool) -> Iterator[Outcome]:
+    """Stop what runs, where that is allowed; `as_before` starts it again.
+
+    Args:
+        deployment: The platform.
+        run: The run that restores.
+        replace: Whether a running platform may be replaced.
+
+    Raises:
+        PreconditionError: It runs, and may not be replaced.
+    """
+    running = _running(deployment)
+    if running and not replace:
+        raise PreconditionError(
+            f"the platform '{deployment.platform.name}' is running: a restore would replace it", "kivactl runbook restore --set replace=true"
+        )
+    places = places_for(deployment.layout)
+    places.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    note_before(places, run, {"running": running})
+    if running:
+        yield from deployment.target.stop()
+    yield Outcome("platform", Status.DONE, "stopped" if running else "nothing runs")
+
+
+def as_before(deployment: Deployment, run: str) -> Iterator[Outcome]:
+    """Start what ran before `clear`."""
+    before = before_of(places_for(deployment.layout), run)
+    if before and before.get("running"):
+        yield from deployment.target.start()
+    else:
+        yield Outcome("platform", Status.DONE, "nothing ran before")
+
+
+def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcome]:
+    """Put the fetched backup in place; the old state lies aside until `finish`. Cut off anywhere, it may be done again.
+
+    Args:
+        deployment: The platform; nothing of it runs.
+        run: The run that restores; noted in the restored journal.
+        snapshot: Id of the fetched backup.
+
+    Raises:
+        PreconditionError: The platform runs, the backup is another platform's or of another format, or the disk is full.
+        CheckError: A file of the backup is not what its manifest says.
+    """
+    layout, places = deployment.layout, places_for(deployment.layout)
+    if _running(deployment):
+        raise PreconditionError(f"the platform '{deployment.platform.name}' is running", "kivactl runbook restore --set replace=true")
+    manifest = read_manifest(places.fetched, deployment.platform.name)
+    exchange = read_exchange(places)
+    if exchange is None or (exchange.run, exchange.snapshot) != (run, snapshot):
+        places.record.unlink(missing_ok=True)
+        yield Outcome("state", Status.STARTED, "building it beside the old one")
+        build_state(places.fetched, manifest, places.new, layout.state)
+        _merge_runs(places.fetched, manifest, layout.state)
+        kept = keep_logs(layout.state, places.new)
+        facts = {"snapshot": snapshot, "made_at": manifest.made_at.isoformat()}
+        journal.note(places.new / layout.journal.name, run, "restored", facts)
+        exchange = prepare(places, layout.state, run, snapshot)
+        yield Outcome("state", Status.PROGRESS, f"whole; {kept} logs of requests taken along")
+    if not exchange.placed:
+        place(places, layout.state, exchange)
+    yield Outcome("state", Status.DONE, f"as of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC; the old one lies aside" if exchange.before else "in place")
+    yield from put_files(deployment, places.fetched, manifest)
+
+
+def take_back(deployment: Deployment, run: str) -> Iterator[Outcome]:
+    """Put the state in place again that `put_back` replaced; where there was none, the restored one stays."""
+    if _running(deployment):
+        yield from deployment.target.stop()
+    done = go_back(places_for(deployment.layout), deployment.layout.state, run)
+    yield Outcome("state", Status.DONE, "the old one is in place again" if done else "nothing was replaced")
+
+
+def finish(deployment: Deployment) -> Iterator[Outcome]:
+    """Remove what the restore needed, the old state too: the platform answers from the new one.
+
+    Raises:
+        PreconditionError: The restore is not done.
+    """
+    settle(places_for(deployment.layout))
+    yield Outcome("old state", Status.DONE, "removed")
+
+
+def put_files(deployment: Deployment, tree: Path, manifest: Manifest) -> Iterator[Outcome]:
+    """Put files outside of the state in place where they are missing: certificates of one's own, models. What is there stays.
+
+    Raises:
+        KivaError: The disk is full, or a folder may not be written.
+    """
+    named = _named_files(deployment.platform)
+    for external in manifest.external:
+        if external.path not in named:
+            yield Outcome(external.path, Status.SKIPPED, "the spec does not name it any more")
+            continue
+        yield from _put_file(tree / external.at, Path(external.path), manifest.files[external.at])
+    for model in manifest.models:
+        if model.with_content and model.at and model.path:
+            yield from _put_model(tree, manifest, model.at, _model_folder(deployment.layout, model))
+
+
+def _put_file(source: Path, to: Path, known: File) -> Iterator[Outcome]:
+    if to.exists():
+        same = known.link is not None or sha256_of(to) == known.sha256
+        yield Outcome(str(to), Status.SKIPPED, "there already" if same else "there already, and not as it was backed up: it stays as it is")
+        return
+    with _told(to):
+        copy_file(source, to, known)
+    yield Outcome(str(to), Status.DONE, "put in place")
+
+
+def _put_model(tree: Path, manifest: Manifest, at: str, to: Path) -> Iterator[Outcome]:
+    if to.is_dir():
+        yield Outcome(str(to), Status.SKIPPED, "there already")
+        return
+    beside = to.with_name(f".{to.name}.restoring")
+    shutil.rmtree(beside, ignore_errors=True)
+    with _told(to):
+        for name, known in manifest.files.items():
+            if name.startswith(f"{at}/"):
+                copy_file(tree / name, beside / name.removeprefix(f"{at}/"), known)
+        beside.rename(to)
+    yield Outcome(str(to), Status.DONE, "put in place")
+
+
+def _named_files(platform: Platform) -> set[str]:
+    """What the spec names outside of the state; nothing else is ever written there."""
+    gateway = platform.gateway
+    named = {gateway.tls.certificate, gateway.tls.key, *(issuer.ca for issuer in gateway.issuers), *(issuer.jwks for issuer in gateway.issuers)}
+    return {name for name in named if name is not None}
+
+
+def _model_folder(layout: Layout, model: ModelEntry) -> Path:
+    """Where a model belongs: converted ones into this platform's cache, others where they were."""
+    return layout.cache / "models" / Path(model.path).name if model.source.startswith("package:") else Path(model.path)
+
+
+def _merge_runs(tree: Path, manifest: Manifest, state: Path) -> None:
+    """Runs of which nothing is here any more come back, with their evidence; those that are here stay as they are."""
+    prefix = "state/runs/"
+    wanted: dict[str, list[str]] = {}
+    for name in manifest.files:
+        if name.startswith(prefix) and "/" in name.removeprefix(prefix):
+            wanted.setdefault(name.removeprefix(prefix).partition("/")[0], []).append(name)
+    for run, names in wanted.items():
+        if (state / "runs" / run).exists():
+            continue
+        beside = state / "runs" / f".{run}.restoring"
+        shutil.rmtree(beside, ignore_errors=True)
+        with _told(beside):
+            for name in names:
+                copy_file(tree / name, beside / name.removeprefix(f"{prefix}{run}/"), manifest.files[name])
+            beside.rename(state / "runs" / run)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say what the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        told = from_os_error(error if error.filename is not None else OSError(error.errno, error.strerror, str(path)))
+        if told is None:
+            raise
+        raise told from error
+
+
+def _running(deployment: Deployment) -> bool:
+    return bool(deployment.target.alive() or leftovers.marked(STATE_VARIABLE, str(deployment.layout.state)))

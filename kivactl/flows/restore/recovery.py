@@ -1,0 +1,67 @@
+"""Takes the spec out of a backup, where there is none any more: the first step of a disaster's end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kivactl.errors import PreconditionError, UsageError
+from kivactl.flows.restore.building import copy_file
+from kivactl.flows.restore.fetching import Repository, fetch
+from kivactl.flows.restore.manifest import Manifest, read_manifest
+from kivactl.stack.layout import Layout
+
+_SPEC = "kiva.yaml"
+
+
+def recover_spec(folder: Path, parameters: Mapping[str, Any], opened: Callable[..., Repository] | None = None) -> Path:
+    """Write `kiva.yaml`, its overlays and the runbooks beside it, as they were backed up; what is there already stays.
+
+    Args:
+        folder: Where to.
+        parameters: Of the runbook: `repository`, `password_file`, `credentials`, `snapshot`, `platform`; all may be absent.
+        opened: Opens the repository; the backup's own way when absent.
+
+    Returns:
+        The path of the spec.
+
+    Raises:
+        KivaError: No repository is named, the passphrase is wrong, something is damaged, or there is no such backup.
+    """
+    repository = parameters.get("repository") or os.environ.get("KIVA_BACKUP_REPOSITORY")
+    if not repository:
+        raise UsageError("there is no kiva.yaml here, and no repository to take it from", "kivactl runbook restore --set repository=FOLDER|s3:...|sftp:...")
+    if not folder.is_dir():
+        raise PreconditionError(f"there is no folder {folder}", f"mkdir -p {folder}")
+    if opened is None:
+        from kivactl.flows.backup import open_store_by_name
+
+        opened = open_store_by_name
+    # Beside the files that are to be written: their names and nothing of the state are taken from there.
+    place = Path(tempfile.mkdtemp(prefix=".kiva-recover-", dir=folder))
+    try:
+        store = opened(str(repository), folder, place / "cache", parameters.get("password_file"), parameters.get("credentials"))
+        tree = place / "tree"
+        for _ in fetch(store, Layout(place, place), tree, platform=parameters.get("platform"), named=parameters.get("snapshot")):
+            pass
+        manifest = read_manifest(tree)
+        return _written(tree, manifest, folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _written(tree: Path, manifest: Manifest, folder: Path) -> Path:
+    prefix = "spec/"
+    names = [name for name in manifest.files if name.startswith(prefix)]
+    if f"{prefix}{_SPEC}" not in names:
+        raise PreconditionError("the backup holds no kiva.yaml", "kivactl backup list")
+    # The spec is the last: whoever is cut off before has none, and begins anew.
+    for name in sorted(names, key=lambda name: name == f"{prefix}{_SPEC}"):
+        to = folder / name.removeprefix(prefix)
+        if not os.path.lexists(to):
+            copy_file(tree / name, to, manifest.files[name])
+    return folder / _SPEC

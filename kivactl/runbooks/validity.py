@@ -1,0 +1,72 @@
+"""Whether a measurement under load can be believed; pure. What is doubtful is neither passed nor missed, but invalid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kivactl.flows.background_load import Heard
+from kivactl.runbooks.figures import Phase, Story
+from kivactl.runbooks.format import Objectives
+
+_LATEST_MS = 1000.0
+_LATE_RATIO = 0.1
+_LEAST_LATE_MS = 100.0
+_LONGEST_BLIND_S = 3.0
+_LAG_OF_TTFT_RATIO = 0.1
+FEWEST_ANSWERS = 10
+"""So many answers before the first step show that the load works."""
+
+_OF_A_FAULT = ("detection", "recovery")
+_TIMES = ("detection", "degraded", "recovery", "outage")
+
+
+def allowed_lag_ms(objectives: Objectives) -> float:
+    """How late the load generator may be at worst: a tenth of the shortest time that is asked for, and never more than a second."""
+    wanted_s = [value for name in _TIMES if (value := getattr(objectives, name)) is not None and value > 0]
+    return max(_LEAST_LATE_MS, min(_LATEST_MS, *(value * 1e3 * _LATE_RATIO for value in wanted_s))) if wanted_s else _LATEST_MS
+
+
+def doubt_about_load(heard: Heard, objectives: Objectives) -> str | None:
+    """Why the requests' records are no measurement; None when they are."""
+    if heard.broken:
+        return heard.broken
+    if not heard.complete:
+        return "the load generator was stopped before the end"
+    if heard.lag_worst_ms is None:
+        return "the load generator did not say how late it was"
+    allowed_ms = allowed_lag_ms(objectives)
+    if heard.lag_worst_ms > allowed_ms:
+        return f"the load generator was late by {heard.lag_worst_ms:.0f} ms at worst, more than the {allowed_ms:.0f} ms that the objectives allow"
+    return None
+
+
+def doubt_about_looks(gap_s: float, trouble: str) -> str | None:
+    """Why the components' health is not known well enough; None when it is."""
+    if gap_s <= _LONGEST_BLIND_S:
+        return None
+    return f"the components could not be looked at for {gap_s:.1f} s" + (f": {trouble}" if trouble else "")
+
+
+def doubt_about_story(story: Story, objectives: Objectives) -> str | None:
+    """Why the moments say nothing; None when they do."""
+    wanted = [name for name in _OF_A_FAULT if getattr(objectives, name) is not None]
+    if wanted and story.fault_s is None:
+        return f"there was no fault to measure {' and '.join(wanted)} from: the run was taken up again after it, or no step broke anything"
+    return None
+
+
+def doubt_about_phases(phases: Sequence[Phase]) -> str | None:
+    """Why there is nothing to compare with; None when there is."""
+    answered = phases[0].answered if phases else 0
+    if answered < FEWEST_ANSWERS:
+        return f"only {answered} requests were answered before the first step: too few to tell what is lost later"
+    return None
+
+
+def notes_on(heard: Heard, phases: Iterable[Phase]) -> list[str]:
+    """What to keep in mind of figures that can be believed."""
+    ttft_s = next((phase.ttft_s for phase in phases if phase.ttft_s is not None), None)
+    lag_ms = heard.lag_p99_ms
+    if lag_ms is not None and ttft_s is not None and lag_ms > ttft_s.p50 * 1e3 * _LAG_OF_TTFT_RATIO:
+        return [f"the load generator was late by {lag_ms:.1f} ms (p99): times to the first token may be too long by as much"]
+    return []

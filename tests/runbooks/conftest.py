@@ -1,0 +1,5 @@
+"""What the tests of this folder share."""
+
+from staged_runbooks import stage
+
+__all__ = ["stage"]
