@@ -12,10 +12,19 @@ import pytest
 pytestmark = pytest.mark.real
 
 
+def drilled(operator):
+    """The run's folder and what was said. A machine too busy to measure on makes a drill invalid: as an operator would, it is done again."""
+    for _ in range(3):
+        out, err = operator.run("runbook", "failover-killed", "--yes", "--set", "users=4", code=None)
+        folder = max((operator.layout.state / "runs").glob("failover-killed-*"), key=lambda path: path.stat().st_mtime)
+        if json.loads((folder / "measurements" / "summary.json").read_text())["invalid"] is None:
+            break
+    return folder, out, err
+
+
 def test_a_killed_replica_loses_no_request_that_was_not_yet_streaming(operator):
     operator.run("deploy", "--yes")
-    out, err = operator.run("runbook", "failover-killed", "--yes", "--set", "users=4")
-    folder = max((operator.layout.state / "runs").glob("failover-killed-*"), key=lambda path: path.stat().st_mtime)
+    folder, out, err = drilled(operator)
     summary = json.loads((folder / "measurements" / "summary.json").read_text())
     figures = summary["figures"]
     print(f"failover-killed: {figures}; generator {summary['generator']}")
