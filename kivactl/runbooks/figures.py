@@ -155,10 +155,11 @@ def changes_in(looks: Iterable[Look]) -> list[Look]:
     return kept
 
 
-def longest_gap_s(looks: Sequence[Look], began_s: float, ended_s: float) -> float:
-    """The longest time between two looks: what happened within was not seen."""
+def longest_gap(looks: Sequence[Look], began_s: float, ended_s: float) -> tuple[float, float]:
+    """The longest time between two looks, since what happened within was not seen: its beginning after `began_s`, and its length, both in seconds."""
     stamps = [began_s, *(look.at_s for look in looks if began_s < look.at_s < ended_s), ended_s]
-    return max(later - earlier for earlier, later in pairwise(stamps))
+    earlier, later = max(pairwise(stamps), key=lambda pair: pair[1] - pair[0])
+    return earlier - began_s, later - earlier
 
 
 def _phase(name: str, start_s: float, end_s: float, records: Sequence[Record]) -> Phase:

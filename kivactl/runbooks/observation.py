@@ -22,7 +22,7 @@ from kivactl.runbooks import sampling, validity
 from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.binding import Bound
 from kivactl.runbooks.drill_picture import picture_for
-from kivactl.runbooks.figures import Look, Phase, Story, changes_in, figures_for, longest_gap_s, phases_for, story_for
+from kivactl.runbooks.figures import Look, Phase, Story, changes_in, figures_for, longest_gap, phases_for, story_for
 from kivactl.runbooks.format import Load, ParameterType
 from kivactl.stack.metering import OPERATOR
 from kivactl.tools import plot
@@ -153,9 +153,9 @@ class Observation:
         looks = list(self._sampler.looks)
         story = story_for(looks, self._marks, began_s, ended_s)
         phases = phases_for(story, records)
-        gap_s = longest_gap_s(looks, began_s, ended_s)
+        since_s, gap_s = longest_gap(looks, began_s, ended_s)
         objectives = self._bound.runbook.objectives
-        doubts = [validity.doubt_about_looks(gap_s, self._sampler.trouble), validity.doubt_about_story(story, objectives)]
+        doubts = [validity.doubt_about_looks(since_s, gap_s, self._sampler.trouble), validity.doubt_about_story(story, objectives)]
         if heard is not None:
             doubts = [validity.doubt_about_load(heard, objectives), *doubts, validity.doubt_about_phases(phases)]
         self._doubt = next((doubt for doubt in doubts if doubt), None)

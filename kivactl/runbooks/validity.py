@@ -40,11 +40,11 @@ def doubt_about_load(heard: Heard, objectives: Objectives) -> str | None:
     return None
 
 
-def doubt_about_looks(gap_s: float, trouble: str) -> str | None:
+def doubt_about_looks(since_s: float, gap_s: float, trouble: str) -> str | None:
     """Why the components' health is not known well enough; None when it is."""
     if gap_s <= _LONGEST_BLIND_S:
         return None
-    return f"the components could not be looked at for {gap_s:.1f} s" + (f": {trouble}" if trouble else "")
+    return f"the components could not be looked at for {gap_s:.1f} s, from second {since_s:.0f} on" + (f": {trouble}" if trouble else "")
 
 
 def doubt_about_story(story: Story, objectives: Objectives) -> str | None:

@@ -10,7 +10,7 @@ import os
 import sys
 from contextlib import suppress
 
-_NICENESS = 5
+_NICENESS = 10
 
 
 def launch(socket: str, argv: list[str]) -> None:

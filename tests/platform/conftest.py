@@ -69,19 +69,18 @@ class Operator:
         child = self.start("status", "--output", "json")
         return json.loads(child.communicate(timeout=60)[0])
 
-    def until_serving(self):
-        for _ in range(300):
-            if self.status["health"] == "serving":
-                return
-            time.sleep(0.5)
-        pytest.fail(f"never serving: {self.status}")
-
-    def until_locked(self):
-        for _ in range(600):
-            if self.layout.lock.exists() and self.layout.lock.read_text():
+    def until(self, condition):
+        for _ in range(1500):
+            if condition():
                 return
             time.sleep(0.1)
-        pytest.fail("nobody took the lock")
+        pytest.fail(f"not within 150 s: {self.status}")
+
+    def until_serving(self):
+        self.until(lambda: self.status["health"] == "serving")
+
+    def until_locked(self):
+        self.until(lambda: self.layout.lock.exists() and self.layout.lock.read_text())
 
     def token(self, tenant="default"):
         return self.run("token", "issue", tenant)[0].strip()

@@ -8,6 +8,8 @@ import openai
 import psutil
 import pytest
 
+from kivactl.targets.release import read_release
+
 pytestmark = pytest.mark.real
 
 
@@ -100,7 +102,8 @@ def test_a_killed_replica_comes_back_and_nobody_waiting_for_an_answer_notices(de
 def test_a_killed_deploy_is_gone_on_with(deployed):
     deployed.write(max_length=700)
     child = deployed.start("deploy", "--yes")
-    time.sleep(8)
+    deployed.until(lambda: not read_release(deployed.layout.release).spec_digest)
+    time.sleep(3)
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
     out, _ = deployed.run("deploy", "--plan", code=2)

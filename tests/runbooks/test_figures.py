@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kivactl.loadtest.record import FailureKind, Record
-from kivactl.runbooks.figures import Look, Story, changes_in, figures_for, longest_gap_s, outage_s, phases_for, story_for
+from kivactl.runbooks.figures import Look, Story, changes_in, figures_for, longest_gap, outage_s, phases_for, story_for
 
 UP = {"gateway": ("serving", 1), "m-0": ("serving", 2), "m-1": ("serving", 3)}
 DOWN = UP | {"m-0": ("restarting", 0)}
@@ -132,8 +132,8 @@ def test_only_changes_of_health_are_kept():
 
 
 def test_the_longest_time_without_a_look():
-    assert longest_gap_s(looks((-1, UP), (1, UP), (2, UP), (9, UP)), 0, 10) == 7
-    assert longest_gap_s([], 0, 10) == 10
+    assert longest_gap(looks((-1, UP), (1, UP), (2, UP), (9, UP)), 0, 10) == (2, 7)
+    assert longest_gap([], 0, 10) == (0, 10)
 
 
 def in_order(pairs):

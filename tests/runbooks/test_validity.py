@@ -53,8 +53,8 @@ def test_the_shortest_time_that_is_asked_for_says_how_late_the_generator_may_be(
 
 
 def test_too_long_without_a_look_is_too_long():
-    assert validity.doubt_about_looks(0.5, "") is None
-    assert validity.doubt_about_looks(4.0, "OSError: gone") == "the components could not be looked at for 4.0 s: OSError: gone"
+    assert validity.doubt_about_looks(0, 0.5, "") is None
+    assert validity.doubt_about_looks(12.0, 4.0, "OSError: gone") == "the components could not be looked at for 4.0 s, from second 12 on: OSError: gone"
 
 
 def test_detection_and_recovery_need_a_fault():
