@@ -130,6 +130,18 @@ def error_ratio(layout: Layout, within_s: float, now_s: float | None = None) -> 
     return int(failed) / int(all_of_them) if all_of_them else 0.0
 
 
+def counted_requests(layout: Layout) -> int:
+    """How many requests the ledger has counted, of all days; those whose entries are gone count too.
+
+    Raises:
+        PreconditionError: There is no ledger yet.
+        LedgerUnavailable: It cannot be read just now.
+    """
+    with closing(_database(layout)) as database:
+        ((count,),) = database.query("SELECT coalesce(sum(requests), 0) FROM days")
+    return int(count)
+
+
 def ending_tokens(deployment: Deployment, within_s: float, now: datetime | None = None) -> list[str]:
     """Tokens that are valid now and end soon: tenant, name and end, the first to end first.
 

@@ -100,6 +100,20 @@ class Register:
         """With some tokens revoked; one that was already stays as it was."""
         return replace(self, tokens=tuple(replace(token, revoked_at=now) if token.id in ids and not token.revoked_at else token for token in self.tokens))
 
+    def with_history_of(self, later: Register, keys: frozenset[str], now: datetime) -> Register:
+        """With what a later register knows, when this one comes out of a backup: nobody who was refused is let in again.
+
+        Args:
+            later: The register that this one replaces; its revocations hold, and its tokens stay known.
+            keys: Ids of the keys whose tokens are accepted; tokens of others count as revoked.
+            now: Aware.
+        """
+        known = {token.id for token in self.tokens}
+        gone = frozenset(token.id for token in later.tokens if token.revoked_at is not None)
+        tokens = self.revoked(gone, now).tokens + tuple(token for token in later.tokens if token.id not in known)
+        other = frozenset(token.id for token in tokens if token.key not in keys)
+        return replace(self, tokens=tokens).revoked(other, now)
+
     def without_spent(self, current: str, now: datetime) -> Register:
         """Without retired keys whose time is over and without what ended long ago.
 

@@ -77,13 +77,16 @@ def place(places: Places, state: Path, exchange: Exchange) -> None:
 
 
 def go_back(places: Places, state: Path, run: str) -> bool:
-    """Put what a run replaced in place again.
+    """Put what a run replaced in place again; where there was nothing, what it put in place stays. Taken up again, the run begins its exchange anew.
 
     Returns:
         Whether there was anything.
     """
     exchange = read_exchange(places)
-    if exchange is None or exchange.run != run or not exchange.before:
+    if exchange is None or exchange.run != run:
+        return False
+    if not exchange.before:
+        places.record.unlink(missing_ok=True)
         return False
     aside = places.aside(run)
     for name in sorted({*exchange.names, *exchange.before}):
@@ -109,7 +112,16 @@ def settle(places: Places) -> None:
     exchange = read_exchange(places)
     if exchange is not None and not exchange.placed:
         raise PreconditionError(f"the run {exchange.run} has not put everything in place", f"kivactl runbook resume {exchange.run}")
-    _remove(places.folder)
+    give_up(places.folder)
+
+
+def give_up(folder: Path) -> None:
+    """Remove a folder so that it is there as a whole or not at all: half of an old state must never be put in place again."""
+    removing = folder.with_name(f".{folder.name}.removing")
+    _remove(removing)  # of someone who was cut off
+    if _there(folder):
+        folder.rename(removing)
+        _remove(removing)
 
 
 def note_before(places: Places, run: str, facts: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kivactl.errors import NotReadyError, PreconditionError
 from kivactl.flows.deploy import Deployment
+from kivactl.flows.restore.exchange import give_up
 from kivactl.flows.restore.places import KEPT
 from kivactl.plan import Outcome, Status
 from kivactl.stack.layout import Layout
@@ -70,8 +71,8 @@ def undo(deployment: Deployment) -> Iterator[Outcome]:
 
 
 def forget(deployment: Deployment) -> Iterator[Outcome]:
-    """Remove what was taken."""
-    shutil.rmtree(lost_of(deployment.layout), ignore_errors=True)
+    """Remove what was taken; from its first moment on there is no way back."""
+    give_up(lost_of(deployment.layout))
     yield Outcome("lost state", Status.DONE, "removed")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from kivactl import journal
@@ -12,13 +13,27 @@ from kivactl.errors import PreconditionError, from_os_error
 from kivactl.flows.deploy import Deployment
 from kivactl.flows.restore.building import build_state, copy_file, keep_logs
 from kivactl.flows.restore.exchange import before_of, go_back, note_before, place, prepare, read_exchange, settle
+from kivactl.flows.restore.losing import lost_of
 from kivactl.flows.restore.manifest import File, Manifest, ModelEntry, read_manifest, sha256_of
 from kivactl.flows.restore.places import places_for
 from kivactl.plan import Outcome, Status
 from kivactl.spec.platform import Platform
 from kivactl.stack.layout import Layout
+from kivactl.targets.publication import key_id
+from kivactl.targets.register import read_register, write_register
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools import leftovers
+
+
+def admit(deployment: Deployment, *, replace: bool) -> Iterator[Outcome]:
+    """Say beforehand whether `clear` will go through: fetching a backup may take hours.
+
+    Raises:
+        PreconditionError: The platform runs, and may not be replaced.
+    """
+    running = _running(deployment)
+    _refuse_running(deployment, running=running, replace=replace)
+    yield Outcome("platform", Status.DONE, "runs, and will be replaced" if running else "nothing runs")
 
 
 def clear(deployment: Deployment, run: str, *, replace: bool) -> Iterator[Outcome]:
@@ -33,10 +48,7 @@ def clear(deployment: Deployment, run: str, *, replace: bool) -> Iterator[Outcom
         PreconditionError: It runs, and may not be replaced.
     """
     running = _running(deployment)
-    if running and not replace:
-        raise PreconditionError(
-            f"the platform '{deployment.platform.name}' is running: a restore would replace it", "kivactl runbook restore --set replace=true"
-        )
+    _refuse_running(deployment, running=running, replace=replace)
     places = places_for(deployment.layout)
     places.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     note_before(places, run, {"running": running})
@@ -71,12 +83,16 @@ def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcom
         raise PreconditionError(f"the platform '{deployment.platform.name}' is running", "kivactl runbook restore --set replace=true")
     manifest = read_manifest(places.fetched, deployment.platform.name)
     exchange = read_exchange(places)
+    if exchange is not None and exchange.run != run and go_back(places, layout.state, exchange.run):
+        yield Outcome("state", Status.DONE, f"what the run {exchange.run} had begun to replace is in place again")
+        exchange = None
     if exchange is None or (exchange.run, exchange.snapshot) != (run, snapshot):
         places.record.unlink(missing_ok=True)
         yield Outcome("state", Status.STARTED, "building it beside the old one")
         build_state(places.fetched, manifest, places.new, layout.state)
         _merge_runs(places.fetched, manifest, layout.state)
         kept = keep_logs(layout.state, places.new)
+        yield from _keep_revocations(layout, Layout(places.new, layout.cache))
         facts = {"snapshot": snapshot, "made_at": manifest.made_at.isoformat()}
         journal.note(places.new / layout.journal.name, run, "restored", facts)
         exchange = prepare(places, layout.state, run, snapshot)
@@ -88,10 +104,13 @@ def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcom
 
 
 def take_back(deployment: Deployment, run: str) -> Iterator[Outcome]:
-    """Put the state in place again that `put_back` replaced; where there was none, the restored one stays."""
-    if _running(deployment):
+    """Put the state in place again that `put_back` replaced; where there was none, or it is given up already, the restored one stays."""
+    places = places_for(deployment.layout)
+    exchange = read_exchange(places)
+    replaced = exchange is not None and exchange.run == run and bool(exchange.before)
+    if replaced and _running(deployment):
         yield from deployment.target.stop()
-    done = go_back(places_for(deployment.layout), deployment.layout.state, run)
+    done = go_back(places, deployment.layout.state, run)
     yield Outcome("state", Status.DONE, "the old one is in place again" if done else "nothing was replaced")
 
 
@@ -103,6 +122,17 @@ def finish(deployment: Deployment) -> Iterator[Outcome]:
     """
     settle(places_for(deployment.layout))
     yield Outcome("old state", Status.DONE, "removed")
+
+
+def pending(deployment: Deployment, run: str) -> list[str]:
+    """What other runs than this one have begun to replace and not settled, in sentences: a second one on top would leave no way back."""
+    layout, exchange = deployment.layout, read_exchange(places_for(deployment.layout))
+    found = []
+    if exchange is not None and exchange.run != run:
+        found.append(f"the run {exchange.run} has put a backup in place: kivactl runbook resume {exchange.run}")
+    if lost_of(layout).exists():
+        found.append(f"a disaster drill has taken state away: it lies in {lost_of(layout)}")
+    return found
 
 
 def put_files(deployment: Deployment, tree: Path, manifest: Manifest) -> Iterator[Outcome]:
@@ -176,6 +206,29 @@ def _merge_runs(tree: Path, manifest: Manifest, state: Path) -> None:
             beside.rename(state / "runs" / run)
 
 
+def _keep_revocations(old: Layout, new: Layout) -> Iterator[Outcome]:
+    """A token that was revoked since the backup stays so, where there is still someone to tell of it."""
+    if not old.signing_key.exists():
+        return
+    signing, before = key_id(new.signing_key.read_bytes()), key_id(old.signing_key.read_bytes())
+    retired = {path.stem for path in new.retired_keys.glob("*.pem")} if new.retired_keys.is_dir() else set()
+    try:
+        later = read_register(old)
+    except PreconditionError as error:
+        yield Outcome("tokens", Status.DONE, f"{error.message}: what was revoked since the backup is not known; revoke it again: kivactl token revoke")
+        return
+    restored = read_register(new)
+    merged = restored.with_history_of(later, frozenset({signing, *retired}), datetime.now(UTC))
+    if merged != restored:
+        write_register(new, merged)
+        revoked = sum(token.revoked_at is not None for token in merged.tokens) - sum(token.revoked_at is not None for token in restored.tokens)
+        said = f"{len(merged.tokens) - len(restored.tokens)} issued and {revoked} revoked since the backup are taken along"
+        yield Outcome("tokens", Status.DONE, said)
+    if before not in {signing, *retired}:
+        said = "the signing key was rotated since the backup, and is the one of the backup again; if that was in wrong hands: kivactl token rotate-keys --now"
+        yield Outcome("signing key", Status.DONE, said)
+
+
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """Say what the operating system refuses."""
@@ -186,6 +239,13 @@ def _told(path: Path) -> Iterator[None]:
         if told is None:
             raise
         raise told from error
+
+
+def _refuse_running(deployment: Deployment, *, running: bool, replace: bool) -> None:
+    if running and not replace:
+        raise PreconditionError(
+            f"the platform '{deployment.platform.name}' is running: a restore would replace it", "kivactl runbook restore --set replace=true"
+        )
 
 
 def _running(deployment: Deployment) -> bool:

@@ -1,0 +1,191 @@
+"""Taking backups out again: fetch, examine, try in an empty place, put back; and the disaster that a drill makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import AwareDatetime, Field
+
+from kivactl.errors import PreconditionError
+from kivactl.flows import backup, health
+from kivactl.flows.restore import examination, fetching, losing, putting
+from kivactl.flows.restore import trial as trying
+from kivactl.flows.restore.manifest import read_manifest
+from kivactl.flows.restore.places import fetched_of
+from kivactl.flows.restore.trial import Engines
+from kivactl.plan import Outcome, Status
+from kivactl.runbooks.actions.action import Action, Kind, NoParams, Params, Probe, Site
+from kivactl.runbooks.moments import begin_of, elapsed_s, time_of
+from kivactl.spec.quantities import format_duration
+from kivactl.tools.restic import Restic
+
+
+class Place(StrEnum):
+    """What a backup is fetched for."""
+
+    RESTORE = "restore"
+    TRIAL = "trial"
+
+
+class StoreParams(Params):
+    """Where the backups are, and who may read them; as the environment or the spec says when absent."""
+
+    repository: str | None = Field(default=None, description="A folder, `s3:...` or `sftp:...`.")
+    password_file: str | None = Field(default=None, description="File with the passphrase.")
+    credentials: str | None = Field(default=None, description="File with the storage's credentials.")
+
+
+class FetchParams(StoreParams):
+    """Which backup, and what for."""
+
+    snapshot: str | None = Field(default=None, description="Beginning of an id, or `latest`.")
+    platform: str | None = Field(default=None, description="Whose backup it has to be; the spec's platform anyway.")
+    place: Place = Field(default=Place.RESTORE, description="To put it back (`restore`), or to try it (`trial`).")
+
+
+class PlaceParams(Params):
+    """Which of the fetched backups."""
+
+    place: Place = Place.RESTORE
+
+
+class TryParams(Params):
+    """How far a trial goes."""
+
+    engines: Engines = Field(default=Engines.AUTO, description="Whether engines are started too; by itself where they fit beside what runs, not on GPUs.")
+
+
+class MarkParams(StoreParams):
+    """Which backup was tried, and how far."""
+
+    snapshot: str = Field(min_length=1)
+    made_at: str
+    started: str
+
+
+class ReplaceParams(Params):
+    """Whether a running platform may be replaced."""
+
+    replace: bool = False
+
+
+class SnapshotParams(Params):
+    """Which backup is put back: the one that was fetched."""
+
+    snapshot: str = Field(min_length=1)
+
+
+class MeasureParams(Params):
+    """From when recovery counts, and what was restored."""
+
+    made_at: AwareDatetime
+    since: str | None = Field(default=None, description="The step that broke the platform; the begin of the run when absent.")
+
+
+def _store(site: Site, params: StoreParams) -> Restic:
+    return backup.open_store(site.deployment, params.repository, params.password_file, params.credentials)
+
+
+def _fetch(site: Site, params: FetchParams) -> Iterator[Outcome]:
+    deployment, name = site.deployment, site.deployment.platform.name
+    if params.platform not in {None, name}:
+        raise PreconditionError(f"the platform '{params.platform}' was asked for, but the spec here is of '{name}'", "run it in a folder without a kiva.yaml")
+    into = fetched_of(deployment.layout, params.place)
+    fetched = fetching.fetch(_store(site, params), deployment.layout, into, platform=name, named=params.snapshot)
+    return _told_by_manifest(fetched, into)
+
+
+def _examine(site: Site, params: PlaceParams) -> Iterator[Outcome]:
+    return examination.examine(site.deployment, fetched_of(site.deployment.layout, params.place))
+
+
+def _try(site: Site, params: TryParams) -> Iterator[Outcome]:
+    return trying.trial(site.deployment, fetched_of(site.deployment.layout, Place.TRIAL), params.engines)
+
+
+def _mark(site: Site, params: MarkParams) -> Iterator[Outcome]:
+    marked = fetching.mark(_store(site, params), params.snapshot)
+    tried_at = datetime.now(UTC).isoformat(timespec="seconds")
+    fetching.remember(site.deployment.layout, marked, {"made_at": params.made_at, "tried_at": tried_at, "started": params.started, "run": site.run})
+    yield Outcome("backup", Status.DONE, f"{marked[:8]} counts as good", data={"result": {"snapshot": marked}})
+
+
+def _measure(site: Site, params: MeasureParams) -> Iterator[Outcome]:
+    from kivactl.runbooks import chain, runs  # which know of actions themselves
+
+    began = begin_of(chain.entries_of((site.folder / runs.JOURNAL).read_bytes()), params.since)
+    if began is None:
+        raise PreconditionError(f"the step '{params.since}' was not done in this run: there is nothing to measure from", "begin a run without --from")
+    rto_s, rpo_s = elapsed_s(began, chain.now_fields()), max(0.0, (time_of(began) - params.made_at).total_seconds())
+    said = f"answers again after {format_duration(rto_s)} (RTO); the backup was {format_duration(rpo_s)} old (RPO)"
+    yield Outcome("recovery", Status.DONE, said, data={"measured": {"rto": round(rto_s, 3), "rpo": round(rpo_s, 3)}})
+
+
+def _told_by_manifest(outcomes: Iterator[Outcome], tree: Path) -> Iterator[Outcome]:
+    """What was fetched, with what a restored platform is held against."""
+    for outcome in outcomes:
+        told = outcome.data.get("result")
+        if told:
+            manifest = read_manifest(tree)
+            requests = int(manifest.ledger.sums.get("requests", 0)) if manifest.ledger else 0
+            outcome = replace(outcome, data={**outcome.data, "result": {**told, "requests": requests, "key": manifest.keys.signing}})
+        yield outcome
+
+
+ACTIONS: Mapping[str, Action] = {
+    "backup.fetch": Action(
+        FetchParams,
+        _fetch,
+        "Reads the whole repository, and writes one backup out of it beside the state; every hash is compared.",
+        results={"snapshot": "0" * 64, "made_at": "2026-01-01T12:00:00.000+00:00", "platform": "kiva", "requests": 1, "key": "4f2c"},
+    ),
+    "backup.examine": Action(
+        PlaceParams, _examine, "Examines a fetched backup: files, spec, keys that sign and verify, tokens, the ledger's sums; touches nothing else."
+    ),
+    "backup.try": Action(
+        TryParams,
+        _try,
+        "Starts a platform from the fetched backup in an empty place, asks it, and takes it away again.",
+        results={"started": "engines", "seconds": 1.0},
+    ),
+    "backup.mark": Action(MarkParams, _mark, "Marks a backup as good: it was tried.", results={"snapshot": "0" * 64}),
+    "backup.clean": Action(NoParams, lambda site, _: trying.clean(site.deployment), "Ends and removes what a trial left."),
+    "restore.admit": Action(
+        ReplaceParams,
+        lambda site, params: putting.admit(site.deployment, replace=params.replace),
+        "Refuses where the platform runs and may not be replaced; changes nothing.",
+    ),
+    "restore.clear": Action(
+        ReplaceParams,
+        lambda site, params: putting.clear(site.deployment, site.run, replace=params.replace),
+        "Stops the platform, where it runs and may be replaced.",
+        destructive=True,
+    ),
+    "restore.as-before": Action(NoParams, lambda site, _: putting.as_before(site.deployment, site.run), "Starts what `restore.clear` stopped."),
+    "restore.put-back": Action(
+        SnapshotParams,
+        lambda site, params: putting.put_back(site.deployment, site.run, params.snapshot),
+        "Puts the fetched backup in the place of the state; the old one lies aside.",
+        destructive=True,
+    ),
+    "restore.take-back": Action(NoParams, lambda site, _: putting.take_back(site.deployment, site.run), "Puts the state in place again that was replaced."),
+    "restore.finish": Action(NoParams, lambda site, _: putting.finish(site.deployment), "Removes the fetched backup and the state that was replaced."),
+    "recovery.measure": Action(MeasureParams, _measure, "Measures how long it took (RTO) and how old the backup was (RPO)."),
+    "disaster.strike": Action(
+        NoParams, lambda site, _: losing.strike(site.deployment), "Kills every process and takes all state away, for a drill.", destructive=True
+    ),
+    "disaster.undo": Action(NoParams, lambda site, _: losing.undo(site.deployment), "Puts the state in place again that a drill took, and starts it."),
+    "disaster.forget": Action(NoParams, lambda site, _: losing.forget(site.deployment), "Removes the state that a drill took."),
+}
+PROBES: Mapping[str, Probe] = {
+    "restore.pending": Probe(
+        NoParams, lambda site, _: putting.pending(site.deployment, site.run), Kind.LIST, "Restores and drills of other runs that did not come to their end."
+    ),
+    "ledger.requests": Probe(
+        NoParams, lambda site, _: health.counted_requests(site.deployment.layout), Kind.NUMBER, "How many requests the ledger has counted, of all days."
+    ),
+}
