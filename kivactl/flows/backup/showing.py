@@ -119,7 +119,7 @@ class Listing:
         platform: Whose are listed; None for everybody's.
         backups: The newest first.
         others: Other platforms that have backups there.
-        gone: Ids of backups that were tried on this machine and are there no more, though older ones are.
+        gone: Ids of backups that were tried on this machine, are newer than all there are, and are there no more.
         every_s: How often there should be one; None where no spec says it.
     """
 
