@@ -89,21 +89,27 @@ def store(monkeypatch):
     return put
 
 
-def test_the_newest_backup_comes_first(kivactl, store):
-    store(snapshot("aa", age=50 * HOUR), snapshot("bb", age=2 * HOUR, tags=("verified",)), snapshot("cc", platform="other"))
+def test_the_newest_backup_comes_first(kivactl, store, folder):
+    (folder / "kiva.yaml").write_text(SPEC + "backup: {every: 2d}\n")
+    store(snapshot("aa", age=50 * HOUR), snapshot("bb", age=26 * HOUR, tags=("verified",)), snapshot("cc", platform="other"))
     seen = kivactl("backup", "list")
     assert (seen.code, seen.stderr) == (0, "")
     rows = [line.split() for line in seen.stdout.splitlines()]
     assert rows[0] == ["ID", "MADE", "(UTC)", "AGE", "VERIFIED", "FORMAT"]
-    assert [(row[0], row[3], row[4]) for row in rows[1:]] == [("bb000000", "2h", "yes"), ("aa000000", "2d2h", "no")]
+    assert [(row[0], row[3], row[4]) for row in rows[1:]] == [("bb000000", "1d2h", "yes"), ("aa000000", "2d2h", "no")]
     data = json.loads(kivactl("backup", "list", "-o", "json").stdout)
     assert set(data) == {"repository", "backups", "others", "gone", "every_s"}
-    assert (data["others"], data["gone"], data["every_s"]) == (["other"], [], 86400)
+    assert (data["others"], data["gone"], data["every_s"]) == (["other"], [], 172800)
     assert [(one["id"][:2], one["platform"], one["verified"], one["tried"]) for one in data["backups"]] == [
         ("bb", "kiva", True, None),
         ("aa", "kiva", False, None),
     ]
-    assert data["backups"][0]["age_s"] >= 7200
+    assert data["backups"][0]["age_s"] >= 26 * 3600
+
+
+@pytest.mark.parametrize(("age_s", "said"), [(0, "1s"), (59.9, "59s"), (725, "12m5s"), (7260, "2h1m"), (86399, "23h59m"), (86400, "1d"), (273601, "3d4h")])
+def test_an_age_is_as_exact_as_people_need_it(age_s, said):
+    assert showing.age_text(age_s) == said
 
 
 def test_how_a_backup_was_tried_is_told(kivactl, store, folder):
