@@ -58,6 +58,21 @@ def run_names(incomplete: str) -> list[str]:
     return [name for name in ("latest", *names) if names and name.startswith(incomplete)]
 
 
+def backup_ids(incomplete: str) -> list[tuple[str, str]]:
+    """`latest`, and the backups that were tried on this machine, the newest first: nobody waits for a repository while typing."""
+    from kivactl.cli.options import Common
+    from kivactl.cli.site import layout_of
+    from kivactl.flows.backup.showing import SHORT, tried_of
+
+    try:
+        _, layout = layout_of(Common())
+    except (KivaError, OSError):
+        return []
+    tried = [(name, one) for name, one in reversed(tried_of(layout).items()) if name.startswith(incomplete)]
+    ids = [(name[: max(SHORT, len(incomplete))], f"tried {one.at:%Y-%m-%d %H:%M}" if one.at else "tried") for name, one in tried]
+    return [(name, said) for name, said in (("latest", "the newest"), *ids) if name.startswith(incomplete)]
+
+
 def steps(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Steps of the runbook that the line names, each with its title."""
     bound = _bound(ctx)

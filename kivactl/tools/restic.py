@@ -44,6 +44,12 @@ _REASONS: tuple[tuple[str, type[PreconditionError | CheckError], str, str], ...]
         "the repository {repository} is locked by another backup",
         "wait until it has finished, then run the same command again",
     ),
+    (
+        "not found in snapshot",
+        CheckError,
+        "a backup in {repository} has not got the files of one: kivactl did not make it, or it is damaged",
+        "choose another: kivactl backup list",
+    ),
     ("unsupported repository version", PreconditionError, "the repository {repository} was made by a newer restic", "install a newer restic"),
 )
 """What restic says, and what it means; the first that fits counts."""
@@ -151,6 +157,15 @@ class Restic:
     def restore(self, snapshot: str, into: Path) -> None:
         """Write a backup's tree into a folder."""
         self._run("restore", snapshot, "--target", str(into))
+
+    def dump(self, snapshot: str, path: str) -> bytes:
+        """A text file of a backup, such as `/manifest.json`, without fetching the others.
+
+        Raises:
+            CheckError: It is not in the backup.
+            KivaError: The repository cannot be read.
+        """
+        return self._run("dump", snapshot, path).encode()
 
     def check(self, *, read_data: bool = False) -> None:
         """Look whether everything that belongs to the backups is there and sound.

@@ -48,6 +48,7 @@ REGISTRY = (
     Entry("loadtest", _CARE, "Measure latency and throughput under load."),
     Entry("certs", _CARE, "Show and renew the certificates."),
     Entry("runbook", _CARE, "Run a written procedure."),
+    Entry("backup", _CARE, "List, show and verify the backups."),
 )
 
 

@@ -36,15 +36,9 @@ def open_store(deployment: Deployment, repository: str | None = None, password_f
         PreconditionError: There is no passphrase, or a file with secrets can be read by others.
     """
     backup, folder = deployment.platform.backup, deployment.loaded.folder
-    named = password_file or backup.password_file
-    default = None if named else _default_file(deployment.platform.name)
-    return _opened(
-        repository_of(deployment, repository),
-        folder,
-        backup_cache_of(deployment.layout),
-        resolved(named, folder) if named else default,
-        credentials or backup.credentials,
-    )
+    written = resolved(backup.password_file, folder) if backup.password_file else _default_file(deployment.platform.name)
+    passphrase = _passphrase(resolved(password_file, folder) if password_file else None, written)
+    return _opened(repository_of(deployment, repository), folder, backup_cache_of(deployment.layout), passphrase, credentials or backup.credentials)
 
 
 def open_store_by_name(repository: str, folder: Path, cache: Path, password_file: str | None = None, credentials: str | None = None) -> Restic:
@@ -60,7 +54,7 @@ def open_store_by_name(repository: str, folder: Path, cache: Path, password_file
     Raises:
         PreconditionError: There is no passphrase, or a file with secrets can be read by others.
     """
-    return _opened(_located(repository, folder), folder, cache, resolved(password_file, folder) if password_file else None, credentials)
+    return _opened(_located(repository, folder), folder, cache, _passphrase(resolved(password_file, folder) if password_file else None), credentials)
 
 
 def repository_of(deployment: Deployment, repository: str | None = None) -> str:
@@ -89,19 +83,23 @@ def made_passphrase(deployment: Deployment) -> Path | None:
     return path
 
 
-def _opened(repository: str, folder: Path, cache: Path, password_file: Path | None, credentials: str | None) -> Restic:
-    return Restic(repository, _passphrase(password_file), cache, _credentials(resolved(credentials, folder)) if credentials else None)
+def _opened(repository: str, folder: Path, cache: Path, passphrase: Secret | Path, credentials: str | None) -> Restic:
+    return Restic(repository, passphrase, cache, _credentials(resolved(credentials, folder)) if credentials else None)
 
 
-def _passphrase(file: Path | None) -> Secret | Path:
-    """The environment counts more than the spec: at a disaster it is what a person has at hand."""
+def _passphrase(named: Path | None, written: Path | None = None) -> Secret | Path:
+    """What a command names counts most, then the environment, then the spec: at a disaster it is what a person has at hand."""
+    if named is not None:
+        return _private(named, "the passphrase")
     if given := os.environ.get(FILE_VARIABLE):
         return _private(Path(given).absolute(), "the passphrase")
     if word := os.environ.get(PASSWORD_VARIABLE):
         return Secret(word)
-    if file is None:
-        raise PreconditionError("no passphrase for the backups is given", f"{FILE_VARIABLE}=FILE, or --set password_file=FILE")
-    return _private(file, "the passphrase")
+    if written is None:
+        raise PreconditionError(
+            "no passphrase for the backups is given", f"{FILE_VARIABLE}=FILE, or --set password_file=FILE (kivactl backup: --password-file FILE)"
+        )
+    return _private(written, "the passphrase")
 
 
 def _private(path: Path, what: str) -> Path:

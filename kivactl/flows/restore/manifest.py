@@ -118,12 +118,28 @@ def read_manifest(tree: Path, platform: str | None = None) -> Manifest:
         PreconditionError: Another version of kivactl wrote it in another form, or it is another platform's.
         CheckError: It is missing or damaged.
     """
+    try:
+        content = (tree / FILE).read_bytes()
+    except FileNotFoundError:
+        raise CheckError(f"the backup has no {FILE}: kivactl did not make it, or it is damaged", "kivactl backup list") from None
+    return parse_manifest(content, platform)
+
+
+def parse_manifest(content: bytes, platform: str | None = None) -> Manifest:
+    """What a manifest's file says.
+
+    Args:
+        content: Of the file.
+        platform: Whose it has to be; anybody's when absent.
+
+    Raises:
+        PreconditionError: Another version of kivactl wrote it in another form, or it is another platform's.
+        CheckError: It is damaged.
+    """
     import json
 
     try:
-        data = json.loads((tree / FILE).read_text())
-    except FileNotFoundError:
-        raise CheckError(f"the backup has no {FILE}: kivactl did not make it, or it is damaged", "kivactl backup list") from None
+        data = json.loads(content)
     except (ValueError, RecursionError):
         raise CheckError(f"the backup's {FILE} is damaged: not JSON", "choose another backup: kivactl backup list") from None
     refuse_format(data.get("format") if isinstance(data, dict) else None)
