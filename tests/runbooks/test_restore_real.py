@@ -70,7 +70,7 @@ def ask(light, bearer, times=1):
 def billed(light):
     """Requests and tokens of all tenants but kivactl itself, once the meter has counted them."""
     rows = json.loads(light.run("usage", "report", "--by", "tenant", "-o", "json")[0])["rows"]
-    return {row["name"]: (row["requests"], row["prompt_tokens"], row["completion_tokens"]) for row in rows if row["name"] != OPERATOR}
+    return {row["name"]: (row["requests"], row["prompt_tokens"], row["completion_tokens"]) for row in rows if row["name"] not in {"", OPERATOR}}
 
 
 def until(condition, within_s=120):
@@ -94,7 +94,8 @@ def runbook(light, name, *words, code=0, **parameters):
 def lines_of(light, name):
     """The journal of the last run of a runbook."""
     folders = sorted((light.layout.state / "runs").glob(f"{name}-2*"), key=lambda path: path.stat().st_mtime)
-    return [json.loads(line) for line in (folders[-1] / "journal.jsonl").read_text().splitlines() if line.endswith("}")] if folders else []
+    journal = folders[-1] / "journal.jsonl" if folders else None
+    return [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")] if journal and journal.exists() else []
 
 
 def begun(light, name, step):
@@ -310,7 +311,7 @@ def test_after_a_true_disaster_one_command_in_an_empty_folder_brings_everything_
     assert "was taken out of the backup" in err
     assert (light.folder / "kiva.yaml").read_text() == spec
     assert {name: content for name, content in state_of(light).items() if name in wanted} == wanted
-    until(lambda: billed(light) == sums)  # what kivactl itself asked is not yet attributed for a moment
+    assert billed(light) == sums
     assert ask(light, bearer) == 200, "a token that was issued before"
     assert serving(light) == COMPONENTS
     assert read_release(light.layout.release).spec_digest
