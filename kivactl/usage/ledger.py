@@ -206,6 +206,19 @@ class Ledger:
         """All that is in one of `TABLES`."""
         return self._database.query(f"SELECT {', '.join(columns)} FROM {table}")  # noqa: S608  (our own names)
 
+    def fill_from(self, other: Ledger) -> bool:
+        """Take over everything that another ledger has, if this one has no entry; otherwise it stays as it is.
+
+        Returns:
+            Whether it was taken over.
+        """
+        with self.transaction():
+            if self._database.query("SELECT 1 FROM days LIMIT 1") or self._database.query("SELECT 1 FROM requests LIMIT 1"):
+                return False
+            for table, columns in TABLES.items():
+                self._database.write(table, columns, other.rows(table, columns), "DO NOTHING")
+        return True
+
     def positions(self) -> list[Position]:
         """How far the logs are read."""
         return [Position(*row) for row in self._database.query("SELECT source, inode, read_bytes, head FROM positions")]

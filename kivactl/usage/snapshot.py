@@ -12,9 +12,8 @@ from typing import Any
 
 from kivactl.errors import CheckError
 from kivactl.stack.metering import SQLITE
-from kivactl.usage.database import Sqlite
 from kivactl.usage.join import DayKey, Sums
-from kivactl.usage.ledger import TABLES, open_ledger
+from kivactl.usage.ledger import open_ledger
 
 
 def snapshot(address: str, platform: str, into: Path) -> None:
@@ -74,18 +73,27 @@ def sums_of(path: Path) -> dict[str, Any]:
     return {"requests": int(requests), **dict(zip(Sums._fields, map(int, totals), strict=True)), "days": hashlib.sha256(json.dumps(days).encode()).hexdigest()}
 
 
+def fill(address: str, platform: str, source: Path) -> bool:
+    """Write a copy's entries into a ledger that has none, such as one on a new database server.
+
+    Args:
+        address: Of that ledger, as `open_ledger` takes it; made when it is not there.
+        platform: Whose.
+        source: The copy, as `snapshot` made it.
+
+    Returns:
+        Whether it had none; one that has entries is left as it is.
+
+    Raises:
+        LedgerUnavailable: The database does not answer.
+    """
+    with closing(open_ledger(address, platform)) as ledger, closing(open_ledger(f"{SQLITE}{source}", platform, read_only=True)) as copy:
+        return ledger.fill_from(copy)
+
+
 def _exported(address: str, platform: str, into: Path) -> None:
     """Copy every table out of another database, within one transaction that keeps other writers out."""
-    open_ledger(f"{SQLITE}{into}", platform).close()  # makes the tables
-    source, copy = open_ledger(address, platform), Sqlite(into)
-    try:
-        with source.transaction():
-            copy.begin()
-            for table, columns in TABLES.items():
-                rows = source.rows(table, columns)
-                copy.write(table, columns, rows, "DO NOTHING")
-            copy.commit()
-        copy.query("PRAGMA journal_mode=DELETE")
-    finally:
-        source.close()
-        copy.close()
+    with closing(open_ledger(f"{SQLITE}{into}", platform)) as copy, closing(open_ledger(address, platform)) as source, source.transaction():
+        copy.fill_from(source)
+    with closing(sqlite3.connect(into)) as database:
+        database.execute("PRAGMA journal_mode=DELETE")

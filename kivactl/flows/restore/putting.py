@@ -101,6 +101,7 @@ def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcom
         place(places, layout.state, exchange)
     yield Outcome("state", Status.DONE, f"as of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC; the old one lies aside" if exchange.before else "in place")
     yield from put_files(deployment, places.fetched, manifest)
+    yield from _put_ledger(deployment, manifest)
 
 
 def take_back(deployment: Deployment, run: str) -> Iterator[Outcome]:
@@ -150,6 +151,18 @@ def put_files(deployment: Deployment, tree: Path, manifest: Manifest) -> Iterato
     for model in manifest.models:
         if model.with_content and model.at and model.path:
             yield from _put_model(tree, manifest, model.at, _model_folder(deployment.layout, model))
+
+
+def _put_ledger(deployment: Deployment, manifest: Manifest) -> Iterator[Outcome]:
+    """A ledger on a server is filled where it is empty; one with entries has outlived the disaster."""
+    from kivactl.usage.snapshot import fill
+
+    platform, copy = deployment.platform, places_for(deployment.layout).fetched / "state" / "usage" / "ledger.db"
+    if platform.usage.ledger != "sqlite" and manifest.ledger is not None:
+        filled = fill(platform.usage.ledger, platform.name, copy)
+        yield Outcome(
+            "ledger", Status.DONE, f"{manifest.ledger.requests} requests put back" if filled else "on its server there are entries: it stays as it is"
+        )
 
 
 def _put_file(source: Path, to: Path, known: File) -> Iterator[Outcome]:
