@@ -70,9 +70,19 @@ def undo(deployment: Deployment) -> Iterator[Outcome]:
 
 
 def forget(deployment: Deployment) -> Iterator[Outcome]:
-    """Remove what was taken."""
-    shutil.rmtree(lost_of(deployment.layout), ignore_errors=True)
+    """Remove what was taken; cut off in the middle, what is left of it is not put back."""
+    lost = lost_of(deployment.layout)
+    forgotten = lost.with_name("forgotten")
+    _remove(forgotten)
+    if lost.exists():
+        lost.rename(forgotten)
+        _remove(forgotten)
     yield Outcome("lost state", Status.DONE, "removed")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _kill_all(deployment: Deployment) -> None:
