@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -175,3 +177,20 @@ def test_put_back_and_taken_back_with_a_real_repository(fresh):
     assert fresh.deployment.layout.signing_key.read_bytes() == key
     list(take_back(fresh.deployment, "restore-1"))
     assert contents(state, "backup", "run") == {name: one for name, one in old.items() if name != "run"}
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", bytes(300)])
+def test_what_a_crash_left_in_the_folder_of_locks_is_in_nobodys_way(world, content):
+    """A lock is no part of any backup: what is fetched is the same with and without it."""
+    world.backup()
+    world.fetch()
+    good = contents(world.places.fetched)
+    for name in ("left", hashlib.sha256(content).hexdigest()):
+        (world.folder / "repository" / "locks" / name).write_bytes(content)
+        world.fetch()
+        assert contents(world.places.fetched) == good
+        (world.folder / "repository" / "locks" / name).unlink()
+    (world.folder / "repository" / "locks").rmdir()
+    world.fetch()
+    assert contents(world.places.fetched) == good
+    shutil.rmtree(world.places.fetched)
