@@ -179,18 +179,22 @@ def test_put_back_and_taken_back_with_a_real_repository(fresh):
     assert contents(state, "backup", "run") == {name: one for name, one in old.items() if name != "run"}
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", bytes(300)])
-def test_what_a_crash_left_in_the_folder_of_locks_is_in_nobodys_way(world, content):
-    """A lock is no part of any backup: what is fetched is the same with and without it."""
-    world.backup()
-    world.fetch()
-    good = contents(world.places.fetched)
+def test_what_a_crash_left_in_the_folder_of_locks(fresh):
+    """A lock is no part of any backup: what is fetched is the same with and without it, or nothing is fetched."""
+    fresh.backup()
+    locks = fresh.folder / "repository" / "locks"
+    content = bytes(300)
     for name in ("left", hashlib.sha256(content).hexdigest()):
-        (world.folder / "repository" / "locks" / name).write_bytes(content)
-        world.fetch()
-        assert contents(world.places.fetched) == good
-        (world.folder / "repository" / "locks" / name).unlink()
-    (world.folder / "repository" / "locks").rmdir()
-    world.fetch()
-    assert contents(world.places.fetched) == good
-    shutil.rmtree(world.places.fetched)
+        (locks / name).write_bytes(content)
+        fresh.fetch()
+        assert contents(fresh.places.fetched) == contents(stage_of(fresh.deployment.layout))
+        (locks / name).unlink(missing_ok=True)
+    shutil.rmtree(fresh.places.fetched)
+    for content in (b"", b"garbage"):
+        cut_short = locks / hashlib.sha256(content).hexdigest()
+        cut_short.write_bytes(content)
+        fresh.refused(CheckError, "is damaged")
+        cut_short.unlink()
+    locks.rmdir()
+    fresh.fetch()
+    assert contents(fresh.places.fetched) == contents(stage_of(fresh.deployment.layout))
