@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -177,6 +178,9 @@ class Restic:
             CheckError: Something is damaged or missing.
             KivaError: The repository cannot be read.
         """
+        faults = self._key_faults()
+        if faults:
+            raise CheckError(f"the backup repository {self.repository} is damaged", "restore from another copy of the repository", faults)
         self._run("check", *(("--read-data",) if read_data else ()), damage=True)
 
     def tag(self, snapshot: str, tag: str) -> str:
@@ -199,6 +203,12 @@ class Restic:
         before = len(self.snapshots())
         self._run("forget", "--prune", "--group-by", "", "--tag", ",".join(tags), *rules)
         return before - len(self.snapshots())
+
+    def _key_faults(self) -> tuple[str, ...]:
+        """Keys whose name is not the hash of their content: restic itself reads past a change in what is not encrypted of them."""
+        folder = Path(self.repository) / "keys"
+        keys = sorted(folder.iterdir()) if folder.is_dir() else []
+        return tuple(f"the key {key.name} was changed" for key in keys if hashlib.sha256(key.read_bytes()).hexdigest() != key.name)
 
     def _run(self, *words: str, damage: bool = False) -> str:
         """Run restic; a lock that a killed restic left behind is removed once."""

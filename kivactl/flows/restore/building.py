@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kivactl.errors import CheckError, from_os_error
@@ -31,8 +33,7 @@ def build_state(tree: Path, manifest: Manifest, into: Path, state: Path) -> None
         CheckError: A file is not what the manifest says.
         KivaError: The disk is full, or may not be written.
     """
-    shutil.rmtree(into, ignore_errors=True)
-    try:
+    with whole_or_gone(into):
         into.mkdir(mode=0o700, parents=True)
         for name in _FOLDERS:
             (into / name).mkdir(mode=0o700)
@@ -41,15 +42,34 @@ def build_state(tree: Path, manifest: Manifest, into: Path, state: Path) -> None
                 copy_file(tree / name, into / name.removeprefix(_STATE), known)
         if Path(manifest.state) != state:
             _forget_processes(into, state)
-    except OSError as error:
-        shutil.rmtree(into, ignore_errors=True)
-        told = from_os_error(error if error.filename is not None else OSError(error.errno, error.strerror, str(into)))
-        if told is None:
-            raise
-        raise told from error
+
+
+@contextmanager
+def whole_or_gone(folder: Path) -> Iterator[None]:
+    """Remove a folder first, and again when what is done meanwhile does not come to its end.
+
+    Raises:
+        KivaError: The disk is full, or may not be written.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with told(folder):
+            yield
     except BaseException:
-        shutil.rmtree(into, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Say what the operating system refuses; of a path where it names none itself."""
+    try:
+        yield
+    except OSError as error:
+        known = from_os_error(error if error.filename is not None else OSError(error.errno, error.strerror, str(path)))
+        if known is None:
+            raise
+        raise known from error
 
 
 def copy_file(source: Path, to: Path, known: File) -> None:
@@ -59,7 +79,9 @@ def copy_file(source: Path, to: Path, known: File) -> None:
         CheckError: It is not what the manifest says.
         OSError: The disk is full, or may not be written.
     """
-    to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in reversed(to.parents):  # the mode that is given to `mkdir` holds for the last one only
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700)
     if known.link is not None:
         to.symlink_to(known.link)
         return

@@ -22,7 +22,8 @@ from kivactl.targets.register import read_register
 from kivactl.targets.release import read_release
 from kivactl.tools.models import ModelStore
 
-_SPEC = "kiva.yaml"
+_SKEW = timedelta(minutes=2)
+"""By so much may the clocks of two machines differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +132,11 @@ def faults_of_ledger(tree: Path, manifest: Manifest) -> Iterator[str]:
 
 def faults_of_spec(tree: Path, manifest: Manifest) -> Iterator[str]:
     """A spec that does not load, or is another platform's."""
-    folder = tree / "spec"
     for name in manifest.spec_files:
-        if not (folder / name).is_file():
+        if not (tree / "spec" / name).is_file():
             yield f"the spec's file {name} is missing"
-    if (folder / _SPEC).is_file():
-        loaded = load(folder / _SPEC, manifest.environment)
+    if (tree / manifest.spec).is_file():
+        loaded = load(tree / manifest.spec, manifest.environment)
         if loaded.platform.name != manifest.platform:
             yield f"the spec is of the platform '{loaded.platform.name}'"
 
@@ -144,11 +144,13 @@ def faults_of_spec(tree: Path, manifest: Manifest) -> Iterator[str]:
 def notes_on(deployment: Deployment, tree: Path, manifest: Manifest) -> Iterator[str]:
     """What a person should know before it is put back; none of it is in the way."""
     try:
-        theirs = load(tree / "spec" / _SPEC, manifest.environment).digest
+        theirs = load(tree / manifest.spec, manifest.environment).digest
     except KivaError:
         theirs = ""
     if theirs != deployment.loaded.digest:
         yield f"the spec in the backup differs from {deployment.loaded.files[0]}, which stays as it is"
+    if manifest.made_at > datetime.now(UTC) + _SKEW:
+        yield f"the backup says it was made at {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, which is yet to come: a clock was wrong, its age cannot be told"
     if Path(manifest.state) != deployment.layout.state:
         yield f"the backup was made of {manifest.state}; it is put back into {deployment.layout.state}"
     store, known = ModelStore(deployment.layout.cache), {model.name: model for model in manifest.models}
@@ -183,6 +185,8 @@ def _looked(look: Callable[[Path, Manifest], Iterator[str]], tree: Path, manifes
         yield error.message
     except FileNotFoundError as error:
         yield f"{error.filename} is missing"
+    except OSError as error:
+        yield f"{error.filename} cannot be read: {error.strerror}"
 
 
 def _layout(tree: Path) -> Layout:

@@ -37,12 +37,13 @@ class Exchange:
 
 
 def read_exchange(places: Places) -> Exchange | None:
-    """What was begun; None when nothing was, or the record is not whole (then nothing was moved)."""
-    data = _read(places.record)
-    try:
-        return Exchange(str(data["run"]), str(data["snapshot"]), tuple(data["names"]), tuple(data["before"]), bool(data["placed"])) if data else None
-    except (KeyError, TypeError):
-        return None
+    """What was begun and goes on; None when nothing was, when it is being undone, or when the record is not whole (then nothing was moved)."""
+    return _recorded(places.record)
+
+
+def unsettled(places: Places) -> Exchange | None:
+    """What was begun and is neither settled nor undone, whichever way it goes on."""
+    return _recorded(places.back) or _recorded(places.record)
 
 
 def prepare(places: Places, state: Path, run: str, snapshot: str) -> Exchange:
@@ -77,30 +78,37 @@ def place(places: Places, state: Path, exchange: Exchange) -> None:
 
 
 def go_back(places: Places, state: Path, run: str) -> bool:
-    """Put what a run replaced in place again; where there was nothing, what it put in place stays. Taken up again, the run begins its exchange anew.
+    """Put what a run replaced in place again; where it replaced nothing, and is done, the new state stays, and taken up again the run begins anew.
 
     Returns:
         Whether there was anything.
     """
     exchange = read_exchange(places)
-    if exchange is None or exchange.run != run:
-        return False
-    if not exchange.before:
+    if exchange is not None and exchange.run == run and (exchange.before or not exchange.placed):
+        places.record.replace(places.back)
+    elif exchange is not None and exchange.run == run:
         places.record.unlink(missing_ok=True)
+    going = _recorded(places.back)
+    if going is None or going.run != run:
         return False
-    aside = places.aside(run)
-    for name in sorted({*exchange.names, *exchange.before}):
-        here, old = state / name, aside / name
-        if _there(old):
-            _remove(here)
-            old.rename(here)
-        elif name not in exchange.before:
-            _remove(here)
-    _sync(state)
-    _remove(places.new)
-    places.record.unlink(missing_ok=True)
-    _remove(aside)
+    _undo(places, state, going)
     return True
+
+
+def give_up(places: Places, state: Path, run: str) -> str | None:
+    """Make room for an exchange of a run: what was cut off, or what the same run did before, is undone; what another one did stays.
+
+    Returns:
+        Whose exchange was undone; None when none was.
+    """
+    exchange = read_exchange(places)
+    if exchange is not None and (exchange.run == run or not exchange.placed):
+        places.record.replace(places.back)
+    going = _recorded(places.back)
+    if going is not None:
+        _undo(places, state, going)
+    places.record.unlink(missing_ok=True)
+    return going.run if going else None
 
 
 def settle(places: Places) -> None:
@@ -109,19 +117,14 @@ def settle(places: Places) -> None:
     Raises:
         PreconditionError: An exchange is not done: the old state would be lost and the new one not be there.
     """
-    exchange = read_exchange(places)
-    if exchange is not None and not exchange.placed:
-        raise PreconditionError(f"the run {exchange.run} has not put everything in place", f"kivactl runbook resume {exchange.run}")
-    give_up(places.folder)
-
-
-def give_up(folder: Path) -> None:
-    """Remove a folder so that it is there as a whole or not at all: half of an old state must never be put in place again."""
-    removing = folder.with_name(f".{folder.name}.removing")
-    _remove(removing)  # of someone who was cut off
-    if _there(folder):
-        folder.rename(removing)
-        _remove(removing)
+    unfinished = unsettled(places)
+    if unfinished is not None and (_there(places.back) or not unfinished.placed):
+        raise PreconditionError(f"the run {unfinished.run} has not put everything in place", f"kivactl runbook resume {unfinished.run}")
+    # First of all the way back: whoever is cut off here must not put half of the old state in place.
+    places.record.unlink(missing_ok=True)
+    if _there(places.folder):
+        _sync(places.folder)
+    _remove(places.folder)
 
 
 def note_before(places: Places, run: str, facts: dict[str, Any]) -> None:
@@ -134,6 +137,30 @@ def before_of(places: Places, run: str) -> dict[str, Any] | None:
     """How the platform was before a run; None when that was not noted."""
     data = _read(places.before)
     return data if data and data.get("run") == run else None
+
+
+def _undo(places: Places, state: Path, exchange: Exchange) -> None:
+    """Renaming alone, which a full disk does not hinder."""
+    aside = places.aside(exchange.run)
+    for name in sorted({*exchange.names, *exchange.before}):
+        here, old = state / name, aside / name
+        if _there(old):
+            _remove(here)
+            old.rename(here)
+        elif name not in exchange.before:
+            _remove(here)
+    _sync(state)
+    _remove(places.new)
+    _remove(aside)
+    places.back.unlink(missing_ok=True)
+
+
+def _recorded(path: Path) -> Exchange | None:
+    data = _read(path)
+    try:
+        return Exchange(str(data["run"]), str(data["snapshot"]), tuple(data["names"]), tuple(data["before"]), bool(data["placed"])) if data else None
+    except (KeyError, TypeError):
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:

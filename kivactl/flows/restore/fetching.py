@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from kivactl.errors import CheckError, PreconditionError, UsageError
+from kivactl.flows.restore.building import told, whole_or_gone
 from kivactl.flows.restore.manifest import FORMAT, faults_of_files, read_manifest, refuse_format
 from kivactl.flows.restore.places import verified_of
 from kivactl.plan import Outcome, Status
@@ -22,6 +22,7 @@ VERIFIED = "verified"
 """Tag of one that was tried."""
 
 _SHOWN = 8
+_LONGEST_NUMBER = 9
 
 
 class Kept(Protocol):
@@ -98,7 +99,7 @@ def platform_of(snapshot: Kept) -> str:
 def format_of(snapshot: Kept) -> int:
     """Its format, as far as its tags tell it: the manifest has the last word."""
     text = _tagged(snapshot, "format")
-    return int(text) if text.isdecimal() else FORMAT
+    return int(text) if text.isdecimal() and len(text) <= _LONGEST_NUMBER else FORMAT
 
 
 def fetch(repository: Repository, layout: Layout, into: Path, *, platform: str | None, named: str | None) -> Iterator[Outcome]:
@@ -122,21 +123,18 @@ def fetch(repository: Repository, layout: Layout, into: Path, *, platform: str |
     snapshots = repository.snapshots()
     yield Outcome("repository", Status.DONE, f"sound; {len(snapshots)} backups")
     chosen = choose(snapshots, platform, named)
-    gone = missing(snapshots, layout) if not named or named == "latest" else []
+    theirs = [one for one in snapshots if OURS in one.tags and platform_of(one) == platform_of(chosen)]
+    gone = missing(theirs, layout) if not named or named == "latest" else []
     if gone:
         yield Outcome("repository", Status.DONE, f"backups that were tried are gone since: {', '.join(one[:_SHOWN] for one in gone)}")
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir(mode=0o700, parents=True)
-    try:
+    with whole_or_gone(into):
+        into.mkdir(mode=0o700, parents=True)
         yield Outcome("backup", Status.STARTED, f"fetching {chosen.id[:_SHOWN]}")
-        repository.restore(chosen.id, into)
+        _restored(repository, chosen.id, into)
         manifest = read_manifest(into, platform)
         faults = tuple(faults_of_files(into, manifest))
         if faults:
             raise CheckError(f"the backup {chosen.id[:_SHOWN]} is damaged", "choose another: kivactl backup list", faults[:20])
-    except BaseException:
-        shutil.rmtree(into, ignore_errors=True)
-        raise
     result = {"snapshot": chosen.id, "made_at": manifest.made_at.isoformat(), "platform": manifest.platform}
     said = f"{chosen.id[:_SHOWN]} of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, {len(manifest.files)} files, every hash as it should be"
     yield Outcome("backup", Status.DONE, said, data={"result": result})
@@ -156,12 +154,17 @@ def mark(repository: Repository, name: str) -> str:
 
 
 def missing(snapshots: Sequence[Kept], layout: Layout) -> list[str]:
-    """Backups that were tried on this machine, are newer than all there are, and are gone: a repository cannot tell that by itself."""
+    """Backups that were tried on this machine, are newer than all there are, and are gone: a repository cannot tell that by itself.
+
+    Args:
+        snapshots: All that there are of the platform.
+        layout: The platform's files.
+    """
     try:
         known = json.loads(verified_of(layout).read_text())
     except (OSError, ValueError):
         return []
-    there = {one.id for one in snapshots} | {one.original for one in snapshots}
+    there = [name for one in snapshots for name in (one.id, one.original)]
     newest = max((one.made_at for one in snapshots), default=None)
     gone = []
     for name, facts in known.items() if isinstance(known, Mapping) else ():
@@ -169,7 +172,9 @@ def missing(snapshots: Sequence[Kept], layout: Layout) -> list[str]:
             made_at = datetime.fromisoformat(facts["made_at"])
         except (KeyError, TypeError, ValueError):
             continue
-        if name not in there and (newest is None or made_at > newest):
+        made_at = made_at if made_at.tzinfo else made_at.replace(tzinfo=UTC)
+        known_still = any(one.startswith(str(name)) for one in there)  # the backup program tells a new one's name in short
+        if not known_still and (newest is None or made_at > newest):
             gone.append(str(name))
     return gone
 
@@ -187,8 +192,19 @@ def remember(layout: Layout, snapshot: str, facts: Mapping[str, object]) -> None
         known = json.loads(path.read_text())
     except (OSError, ValueError):
         known = {}
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_json(path, {**(known if isinstance(known, dict) else {}), snapshot: dict(facts)})
+    with told(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_json(path, {**(known if isinstance(known, dict) else {}), snapshot: dict(facts)})
+
+
+def _restored(repository: Repository, snapshot: str, into: Path) -> None:
+    """The backup program cannot tell which of two disks is full; fetching needs room only where it writes."""
+    try:
+        repository.restore(snapshot, into)
+    except PreconditionError as error:
+        if "no space left" not in error.message:
+            raise
+        raise PreconditionError(f"no space left on the disk that holds {into}", error.hint) from error
 
 
 def _tagged(snapshot: Kept, name: str) -> str:

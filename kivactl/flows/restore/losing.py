@@ -11,7 +11,6 @@ from pathlib import Path
 
 from kivactl.errors import NotReadyError, PreconditionError
 from kivactl.flows.deploy import Deployment
-from kivactl.flows.restore.exchange import give_up
 from kivactl.flows.restore.places import KEPT
 from kivactl.plan import Outcome, Status
 from kivactl.stack.layout import Layout
@@ -71,9 +70,19 @@ def undo(deployment: Deployment) -> Iterator[Outcome]:
 
 
 def forget(deployment: Deployment) -> Iterator[Outcome]:
-    """Remove what was taken; from its first moment on there is no way back."""
-    give_up(lost_of(deployment.layout))
+    """Remove what was taken; cut off in the middle, what is left of it is not put back."""
+    lost = lost_of(deployment.layout)
+    forgotten = lost.with_name("forgotten")
+    _remove(forgotten)
+    if lost.exists():
+        lost.rename(forgotten)
+        _remove(forgotten)
     yield Outcome("lost state", Status.DONE, "removed")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _kill_all(deployment: Deployment) -> None:

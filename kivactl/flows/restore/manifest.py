@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kivactl.errors import CheckError, PreconditionError
 
@@ -17,6 +17,10 @@ FORMAT = 1
 """The one that this version writes and reads."""
 
 FILE = "manifest.json"
+
+
+_PARTED = frozenset({"external", "models"})
+"""Folders of the tree whose own folders go to different places."""
 
 
 def _inside(text: str) -> str:
@@ -93,7 +97,7 @@ class Manifest(_Read):
     kivactl: str = ""
     state: str
     spec_folder: str = ""
-    spec_files: tuple[str, ...] = Field(min_length=1)
+    spec_files: tuple[Inside, ...] = Field(min_length=1)
     environment: str | None = None
     files: dict[Inside, File]
     ledger: Ledger | None = None
@@ -101,6 +105,24 @@ class Manifest(_Read):
     tokens: Tokens = Tokens()
     models: tuple[ModelEntry, ...] = ()
     external: tuple[External, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """What it promises has to be among its files: nobody is to notice that once half of it is in place."""
+        promised = [*((f"the file {one.path}", one.at in self.files) for one in self.external)]
+        for model in self.models:
+            there = model.at is not None and model.path != "" and any(name.startswith(f"{model.at}/") for name in self.files)
+            promised.append((f"the content of the model {model.name}", there or not model.with_content))
+        missing = [what for what, kept in promised if not kept]
+        if missing:
+            msg = f"{', '.join(missing)} is not in the backup"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def spec(self) -> str:
+        """The spec without its overlay, as it is called within the tree."""
+        return f"spec/{self.spec_files[0]}"
 
     def age_s(self, at: datetime) -> float:
         """Seconds from the backup until a moment: what of the time before it is lost."""
@@ -118,8 +140,11 @@ def read_manifest(tree: Path, platform: str | None = None) -> Manifest:
         PreconditionError: Another version of kivactl wrote it in another form, or it is another platform's.
         CheckError: It is missing or damaged.
     """
+    path = tree / FILE
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise CheckError(f"the backup's {FILE} is damaged: no plain file", "choose another backup: kivactl backup list")
     try:
-        content = (tree / FILE).read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise CheckError(f"the backup has no {FILE}: kivactl did not make it, or it is damaged", "kivactl backup list") from None
     return parse_manifest(content, platform)
@@ -198,8 +223,7 @@ def _fault_of(tree: Path, name: str, known: File) -> str:
     if path.is_symlink() or known.link is not None:
         if not path.is_symlink() or known.link is None or str(path.readlink()) != known.link:
             return "is not the link that was backed up"
-        target = Path(os.path.normpath(path.parent / known.link))
-        return "" if target.is_relative_to(tree) and not Path(known.link).is_absolute() else "is a link that leads out of the backup"
+        return _fault_of_link(tree, name, known.link)
     if not path.is_file():
         return "is not a plain file"
     size = path.stat().st_size
@@ -208,11 +232,23 @@ def _fault_of(tree: Path, name: str, known: File) -> str:
     return "" if sha256_of(path) == known.sha256 else "was changed: its hash is another"
 
 
+def _fault_of_link(tree: Path, name: str, link: str) -> str:
+    """By where it truly leads, over other links too; the state goes to another place than the spec, so each has to do with itself."""
+    first, *others = PurePosixPath(name).parts
+    part = tree / first / others[0] if first in _PARTED and others else tree / first
+    target = Path(os.path.realpath(tree / name))
+    if Path(link).is_absolute() or not target.is_relative_to(os.path.realpath(part)):
+        return "is a link that leads out of the backup"
+    # Only within the state may a link lead to what was left out.
+    return "" if first == "state" or target.exists() else "is a link to what was not backed up"
+
+
 def _files_below(folder: Path) -> Iterator[Path]:
     """Everything but folders; links are not followed."""
-    for entry in os.scandir(folder):
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files_below(path)
-        else:
-            yield path
+    folders = [folder]
+    while folders:
+        for entry in os.scandir(folders.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
+            else:
+                yield Path(entry.path)

@@ -37,6 +37,11 @@ class Places:
         return self.folder / "exchange.json"
 
     @property
+    def back(self) -> Path:
+        """The same once it is to be undone: nothing may go forward from there."""
+        return self.folder / "going-back.json"
+
+    @property
     def before(self) -> Path:
         """How the platform was before."""
         return self.folder / "before.json"

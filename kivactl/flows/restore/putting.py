@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kivactl import journal
-from kivactl.errors import PreconditionError, from_os_error
+from kivactl.errors import PreconditionError
 from kivactl.flows.deploy import Deployment
-from kivactl.flows.restore.building import build_state, copy_file, keep_logs
-from kivactl.flows.restore.exchange import before_of, go_back, note_before, place, prepare, read_exchange, settle
+from kivactl.flows.restore.building import build_state, copy_file, keep_logs, told, whole_or_gone
+from kivactl.flows.restore.exchange import before_of, give_up, go_back, note_before, place, prepare, read_exchange, settle, unsettled
 from kivactl.flows.restore.losing import lost_of
 from kivactl.flows.restore.manifest import File, Manifest, ModelEntry, read_manifest, sha256_of
 from kivactl.flows.restore.places import places_for
 from kivactl.plan import Outcome, Status
-from kivactl.spec.platform import Platform
+from kivactl.spec.platform import Model, Platform
 from kivactl.stack.layout import Layout
 from kivactl.targets.publication import key_id
 from kivactl.targets.register import read_register, write_register
@@ -50,8 +49,9 @@ def clear(deployment: Deployment, run: str, *, replace: bool) -> Iterator[Outcom
     running = _running(deployment)
     _refuse_running(deployment, running=running, replace=replace)
     places = places_for(deployment.layout)
-    places.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    note_before(places, run, {"running": running})
+    with told(places.folder):
+        places.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        note_before(places, run, {"running": running})
     if running:
         yield from deployment.target.stop()
     yield Outcome("platform", Status.DONE, "stopped" if running else "nothing runs")
@@ -83,22 +83,23 @@ def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcom
         raise PreconditionError(f"the platform '{deployment.platform.name}' is running", "kivactl runbook restore --set replace=true")
     manifest = read_manifest(places.fetched, deployment.platform.name)
     exchange = read_exchange(places)
-    if exchange is not None and exchange.run != run and go_back(places, layout.state, exchange.run):
-        yield Outcome("state", Status.DONE, f"what the run {exchange.run} had begun to replace is in place again")
-        exchange = None
     if exchange is None or (exchange.run, exchange.snapshot) != (run, snapshot):
-        places.record.unlink(missing_ok=True)
+        undone = give_up(places, layout.state, run)
+        if undone:
+            yield Outcome("state", Status.DONE, f"as it was before the run {undone}, which did not come to its end")
         yield Outcome("state", Status.STARTED, "building it beside the old one")
         build_state(places.fetched, manifest, places.new, layout.state)
-        _merge_runs(places.fetched, manifest, layout.state)
-        kept = keep_logs(layout.state, places.new)
-        yield from _keep_revocations(layout, Layout(places.new, layout.cache))
-        facts = {"snapshot": snapshot, "made_at": manifest.made_at.isoformat()}
-        journal.note(places.new / layout.journal.name, run, "restored", facts)
-        exchange = prepare(places, layout.state, run, snapshot)
+        with told(layout.state):
+            _merge_runs(places.fetched, manifest, layout.state)
+            kept = keep_logs(layout.state, places.new)
+            yield from _keep_revocations(layout, Layout(places.new, layout.cache))
+            facts = {"snapshot": snapshot, "made_at": manifest.made_at.isoformat()}
+            journal.note(places.new / layout.journal.name, run, "restored", facts)
+            exchange = prepare(places, layout.state, run, snapshot)
         yield Outcome("state", Status.PROGRESS, f"whole; {kept} logs of requests taken along")
     if not exchange.placed:
-        place(places, layout.state, exchange)
+        with told(layout.state):
+            place(places, layout.state, exchange)
     yield Outcome("state", Status.DONE, f"as of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC; the old one lies aside" if exchange.before else "in place")
     yield from put_files(deployment, places.fetched, manifest)
     yield from _put_ledger(deployment, manifest)
@@ -127,7 +128,7 @@ def finish(deployment: Deployment) -> Iterator[Outcome]:
 
 def pending(deployment: Deployment, run: str) -> list[str]:
     """What other runs than this one have begun to replace and not settled, in sentences: a second one on top would leave no way back."""
-    layout, exchange = deployment.layout, read_exchange(places_for(deployment.layout))
+    layout, exchange = deployment.layout, unsettled(places_for(deployment.layout))
     found = []
     if exchange is not None and exchange.run != run:
         found.append(f"the run {exchange.run} has put a backup in place: kivactl runbook resume {exchange.run}")
@@ -148,9 +149,15 @@ def put_files(deployment: Deployment, tree: Path, manifest: Manifest) -> Iterato
             yield Outcome(external.path, Status.SKIPPED, "the spec does not name it any more")
             continue
         yield from _put_file(tree / external.at, Path(external.path), manifest.files[external.at])
-    for model in manifest.models:
-        if model.with_content and model.at and model.path:
-            yield from _put_model(tree, manifest, model.at, _model_folder(deployment.layout, model))
+    models = {model.name: model for model in deployment.platform.models}
+    for entry in manifest.models:
+        if not entry.with_content or not entry.at:
+            continue
+        to = _model_folder(deployment.layout, entry, models.get(entry.name))
+        if to is None:
+            yield Outcome(f"model {entry.name}", Status.SKIPPED, "the spec does not name it any more")
+            continue
+        yield from _put_model(tree, manifest, entry.at, to)
 
 
 def _put_ledger(deployment: Deployment, manifest: Manifest) -> Iterator[Outcome]:
@@ -166,22 +173,21 @@ def _put_ledger(deployment: Deployment, manifest: Manifest) -> Iterator[Outcome]
 
 
 def _put_file(source: Path, to: Path, known: File) -> Iterator[Outcome]:
-    if to.exists():
-        same = known.link is not None or sha256_of(to) == known.sha256
+    if os.path.lexists(to):
+        same = known.link is not None or (to.is_file() and sha256_of(to) == known.sha256)
         yield Outcome(str(to), Status.SKIPPED, "there already" if same else "there already, and not as it was backed up: it stays as it is")
         return
-    with _told(to):
+    with told(to):
         copy_file(source, to, known)
     yield Outcome(str(to), Status.DONE, "put in place")
 
 
 def _put_model(tree: Path, manifest: Manifest, at: str, to: Path) -> Iterator[Outcome]:
-    if to.is_dir():
+    if os.path.lexists(to):
         yield Outcome(str(to), Status.SKIPPED, "there already")
         return
     beside = to.with_name(f".{to.name}.restoring")
-    shutil.rmtree(beside, ignore_errors=True)
-    with _told(to):
+    with whole_or_gone(beside):
         for name, known in manifest.files.items():
             if name.startswith(f"{at}/"):
                 copy_file(tree / name, beside / name.removeprefix(f"{at}/"), known)
@@ -196,9 +202,21 @@ def _named_files(platform: Platform) -> set[str]:
     return {name for name in named if name is not None}
 
 
-def _model_folder(layout: Layout, model: ModelEntry) -> Path:
-    """Where a model belongs: converted ones into this platform's cache, others where they were."""
-    return layout.cache / "models" / Path(model.path).name if model.source.startswith("package:") else Path(model.path)
+def _model_folder(layout: Layout, entry: ModelEntry, model: Model | None) -> Path | None:
+    """Where a model belongs: converted ones into this platform's cache, folders where the spec has them, the hub's where they were.
+
+    None when the spec does not name it: a backup does not say by itself where on the machine it is written.
+    """
+    was = Path(entry.path)
+    if model is None:
+        return None
+    if model.source_kind == "path":
+        return Path(model.source_name) if entry.source.startswith("path:") else None
+    if model.source != entry.source:
+        return None
+    if model.source_kind == "package":
+        return layout.cache / "models" / was.name if was.name else None
+    return was if was.parts[-3:-1] == (f"models--{model.source.replace('/', '--')}", "snapshots") else None
 
 
 def _merge_runs(tree: Path, manifest: Manifest, state: Path) -> None:
@@ -212,8 +230,7 @@ def _merge_runs(tree: Path, manifest: Manifest, state: Path) -> None:
         if (state / "runs" / run).exists():
             continue
         beside = state / "runs" / f".{run}.restoring"
-        shutil.rmtree(beside, ignore_errors=True)
-        with _told(beside):
+        with whole_or_gone(beside):
             for name in names:
                 copy_file(tree / name, beside / name.removeprefix(f"{prefix}{run}/"), manifest.files[name])
             beside.rename(state / "runs" / run)
@@ -240,18 +257,6 @@ def _keep_revocations(old: Layout, new: Layout) -> Iterator[Outcome]:
     if before not in {signing, *retired}:
         said = "the signing key was rotated since the backup, and is the one of the backup again; if that was in wrong hands: kivactl token rotate-keys --now"
         yield Outcome("signing key", Status.DONE, said)
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say what the operating system refuses."""
-    try:
-        yield
-    except OSError as error:
-        told = from_os_error(error if error.filename is not None else OSError(error.errno, error.strerror, str(path)))
-        if told is None:
-            raise
-        raise told from error
 
 
 def _refuse_running(deployment: Deployment, *, running: bool, replace: bool) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kivactl.errors import PreconditionError, UsageError
-from kivactl.flows.restore.building import copy_file
+from kivactl.flows.restore.building import copy_file, told
 from kivactl.flows.restore.fetching import Repository, fetch
 from kivactl.flows.restore.manifest import Manifest, read_manifest
 from kivactl.stack.layout import Layout
+from kivactl.targets.lock import held, holder_of
 
-_SPEC = "kiva.yaml"
+_PLACE = ".kiva-recover-"
 
 
 def recover_spec(folder: Path, parameters: Mapping[str, Any], opened: Callable[..., Repository] | None = None) -> Path:
@@ -41,27 +43,38 @@ def recover_spec(folder: Path, parameters: Mapping[str, Any], opened: Callable[.
         from kivactl.flows.backup import open_store_by_name
 
         opened = open_store_by_name
-    # Beside the files that are to be written: their names and nothing of the state are taken from there.
-    place = Path(tempfile.mkdtemp(prefix=".kiva-recover-", dir=folder))
-    try:
+    with told(folder), _place_in(folder) as place:
         store = opened(str(repository), folder, place / "cache", parameters.get("password_file"), parameters.get("credentials"))
         tree = place / "tree"
         for _ in fetch(store, Layout(place, place), tree, platform=parameters.get("platform"), named=parameters.get("snapshot")):
             pass
-        manifest = read_manifest(tree)
-        return _written(tree, manifest, folder)
+        return _written(tree, read_manifest(tree), place / "ready", folder)
+
+
+@contextmanager
+def _place_in(folder: Path) -> Iterator[Path]:
+    """A place of one's own beside the files that are to be written; what a killed recovery left goes, for it holds keys."""
+    for left in folder.glob(f"{_PLACE}*"):
+        if not holder_of(left / "lock"):
+            shutil.rmtree(left, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=_PLACE, dir=folder))
+    try:
+        with held(place / "lock", "recovery"):
+            yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _written(tree: Path, manifest: Manifest, folder: Path) -> Path:
+def _written(tree: Path, manifest: Manifest, ready: Path, folder: Path) -> Path:
     prefix = "spec/"
     names = [name for name in manifest.files if name.startswith(prefix)]
-    if f"{prefix}{_SPEC}" not in names:
-        raise PreconditionError("the backup holds no kiva.yaml", "kivactl backup list")
+    if manifest.spec not in names:
+        raise PreconditionError(f"the backup holds no {manifest.spec_files[0]}", "kivactl backup list")
     # The spec is the last: whoever is cut off before has none, and begins anew.
-    for name in sorted(names, key=lambda name: name == f"{prefix}{_SPEC}"):
+    for name in sorted(names, key=lambda name: name == manifest.spec):
         to = folder / name.removeprefix(prefix)
         if not os.path.lexists(to):
-            copy_file(tree / name, to, manifest.files[name])
-    return folder / _SPEC
+            copy_file(tree / name, ready, manifest.files[name])  # whoever is cut off leaves nothing beside the files
+            to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ready.replace(to)
+    return folder / manifest.spec_files[0]

@@ -37,7 +37,6 @@ from kivactl.targets.release import read_release, write_file, write_release
 from kivactl.tools import machine
 
 _ADDRESS = "127.0.0.1"
-_SPEC = "kiva.yaml"
 
 
 class Engines(StrEnum):
@@ -138,7 +137,7 @@ def _small(model: Model, content: Mapping[str, str]) -> Model:
 
 def _deployment_for(deployment: Deployment, tree: Path, manifest: Manifest, state: Path) -> Deployment:
     """By the spec in the backup, for the one outside may have gone on; where it means files beside itself, they are those of the backup."""
-    theirs = load(tree / "spec" / _SPEC, manifest.environment)
+    theirs = load(tree / manifest.spec, manifest.environment)
     ours = {model.name: model.source for model in deployment.platform.models}
     models = tuple(model.model_copy(update={"source": ours.get(model.name, model.source)}) for model in theirs.platform.models)
     platform = trial_platform(theirs.platform.model_copy(update={"models": models}), tree, manifest, _free_port())
