@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -206,10 +206,13 @@ class Folders:
         if self.damaged:
             raise CheckError(self.damaged)
 
-    def restore(self, snapshot: str, into: Path) -> None:
-        self.done.append(f"restore {snapshot.rstrip('0')}")
+    def restore(self, snapshot: str, into: Path, only: Sequence[str] = ()) -> None:
+        self.done.append(" ".join([f"restore {snapshot.rstrip('0')}", *only]))
+        tree = self.trees[snapshot]
         try:
-            shutil.copytree(self.trees[snapshot], into, symlinks=True, dirs_exist_ok=True)
+            shutil.copytree(
+                tree, into, symlinks=True, dirs_exist_ok=True, ignore=lambda at, names: set(names) - set(only) if only and at == str(tree) else set()
+            )
         except (shutil.Error, OSError) as error:
             if "No space left" not in str(error):
                 raise

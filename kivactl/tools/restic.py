@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,9 +155,15 @@ class Restic:
         facts = {"snapshot": made.snapshot, "files": made.files, "total_bytes": made.total_bytes, "added_bytes": made.added_bytes}
         yield Outcome("backup", Status.DONE, said, data=facts)
 
-    def restore(self, snapshot: str, into: Path) -> None:
-        """Write a backup's tree into a folder."""
-        self._run("restore", snapshot, "--target", str(into))
+    def restore(self, snapshot: str, into: Path, only: Sequence[str] = ()) -> None:
+        """Write a backup's tree into a folder.
+
+        Args:
+            snapshot: Its id.
+            into: The folder.
+            only: Entries at the top of the tree; all of them when empty.
+        """
+        self._run("restore", snapshot, "--target", str(into), *(word for name in only for word in ("--include", f"/{name}")))
 
     def dump(self, snapshot: str, path: str) -> bytes:
         """A text file of a backup, such as `/manifest.json`, without fetching the others.

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from kivactl.errors import CheckError, PreconditionError, UsageError
 from kivactl.flows.restore.building import told, whole_or_gone
-from kivactl.flows.restore.manifest import FORMAT, faults_of_files, read_manifest, refuse_format
+from kivactl.flows.restore.manifest import FILE, FORMAT, Manifest, faults_of_files, read_manifest, refuse_format
 from kivactl.flows.restore.places import verified_of
 from kivactl.plan import Outcome, Status
 from kivactl.stack.layout import Layout
@@ -22,6 +22,8 @@ VERIFIED = "verified"
 """Tag of one that was tried."""
 
 _SHOWN = 8
+
+_SPEC_PART = (FILE, "spec")
 _LONGEST_NUMBER = 9
 
 
@@ -50,8 +52,8 @@ class Repository(Protocol):
     def check(self, *, read_data: bool = False) -> None:
         """Raise a `KivaError` when anything is damaged."""
 
-    def restore(self, snapshot: str, into: Path) -> None:
-        """Write a snapshot's tree into a folder."""
+    def restore(self, snapshot: str, into: Path, only: Sequence[str] = ()) -> None:
+        """Write a snapshot's tree into a folder; or only some of its entries, such as `spec`."""
 
     def tag(self, snapshot: str, tag: str) -> str:
         """Mark a snapshot; its new id."""
@@ -119,6 +121,7 @@ def fetch(repository: Repository, layout: Layout, into: Path, *, platform: str |
         KivaError: The passphrase is wrong, something is damaged, the disk is full, or there is no such backup.
     """
     yield Outcome("repository", Status.STARTED, "reading all of it")
+    repository.check()  # tells in a moment what is missing; to look for it while reading takes a minute
     repository.check(read_data=True)
     snapshots = repository.snapshots()
     yield Outcome("repository", Status.DONE, f"sound; {len(snapshots)} backups")
@@ -132,12 +135,35 @@ def fetch(repository: Repository, layout: Layout, into: Path, *, platform: str |
         yield Outcome("backup", Status.STARTED, f"fetching {chosen.id[:_SHOWN]}")
         _restored(repository, chosen.id, into)
         manifest = read_manifest(into, platform)
-        faults = tuple(faults_of_files(into, manifest))
-        if faults:
-            raise CheckError(f"the backup {chosen.id[:_SHOWN]} is damaged", "choose another: kivactl backup list", faults[:20])
+        _refuse_damaged(chosen, into, manifest)
     result = {"snapshot": chosen.id, "made_at": manifest.made_at.isoformat(), "platform": manifest.platform}
     said = f"{chosen.id[:_SHOWN]} of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, {len(manifest.files)} files, every hash as it should be"
     yield Outcome("backup", Status.DONE, said, data={"result": result})
+
+
+def fetch_spec(repository: Repository, into: Path, *, platform: str | None, named: str | None) -> Manifest:
+    """Write the spec's part of a backup into an empty folder, without reading the rest: what a disaster costs most is time.
+
+    Args:
+        repository: Where backups are.
+        into: The folder.
+        platform: Whose backup; anybody's when absent.
+        named: Which; the newest when absent.
+
+    Returns:
+        What the backup says of itself.
+
+    Raises:
+        KivaError: The passphrase is wrong, something of it is damaged, the disk is full, or there is no such backup.
+    """
+    chosen = choose(repository.snapshots(), platform, named)
+    with whole_or_gone(into):
+        into.mkdir(mode=0o700, parents=True)
+        _restored(repository, chosen.id, into, _SPEC_PART)
+        manifest = read_manifest(into, platform)
+        part = {name: file for name, file in manifest.files.items() if name.partition("/")[0] in _SPEC_PART}
+        _refuse_damaged(chosen, into, manifest.model_copy(update={"files": part}))
+    return manifest
 
 
 def mark(repository: Repository, name: str) -> str:
@@ -197,14 +223,20 @@ def remember(layout: Layout, snapshot: str, facts: Mapping[str, object]) -> None
         write_json(path, {**(known if isinstance(known, dict) else {}), snapshot: dict(facts)})
 
 
-def _restored(repository: Repository, snapshot: str, into: Path) -> None:
+def _restored(repository: Repository, snapshot: str, into: Path, only: Sequence[str] = ()) -> None:
     """The backup program cannot tell which of two disks is full; fetching needs room only where it writes."""
     try:
-        repository.restore(snapshot, into)
+        repository.restore(snapshot, into, only)
     except PreconditionError as error:
         if "no space left" not in error.message:
             raise
         raise PreconditionError(f"no space left on the disk that holds {into}", error.hint) from error
+
+
+def _refuse_damaged(chosen: Kept, tree: Path, manifest: Manifest) -> None:
+    faults = tuple(faults_of_files(tree, manifest))
+    if faults:
+        raise CheckError(f"the backup {chosen.id[:_SHOWN]} is damaged", "choose another: kivactl backup list", faults[:20])
 
 
 def _tagged(snapshot: Kept, name: str) -> str:

@@ -12,9 +12,8 @@ from typing import Any
 
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.flows.restore.building import copy_file, told
-from kivactl.flows.restore.fetching import Repository, fetch
-from kivactl.flows.restore.manifest import Manifest, read_manifest
-from kivactl.stack.layout import Layout
+from kivactl.flows.restore.fetching import Repository, fetch_spec
+from kivactl.flows.restore.manifest import Manifest
 from kivactl.targets.lock import held, holder_of
 
 _PLACE = ".kiva-recover-"
@@ -46,9 +45,8 @@ def recover_spec(folder: Path, parameters: Mapping[str, Any], opened: Callable[.
     with told(folder), _place_in(folder) as place:
         store = opened(str(repository), folder, place / "cache", parameters.get("password_file"), parameters.get("credentials"))
         tree = place / "tree"
-        for _ in fetch(store, Layout(place, place), tree, platform=parameters.get("platform"), named=parameters.get("snapshot")):
-            pass
-        return _written(tree, read_manifest(tree), place / "ready", folder)
+        manifest = fetch_spec(store, tree, platform=parameters.get("platform"), named=parameters.get("snapshot"))
+        return _written(tree, manifest, place / "ready", folder)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def get(deployment, repository, into):
 
 def test_the_whole_repository_is_read_before_anything_is_written(get, repository, into, tree):
     outcomes = get()
-    assert repository.done == ["check True", "snapshots", "restore aa"]
+    assert repository.done == ["check False", "check True", "snapshots", "restore aa"]
     assert contents(into) == contents(tree)
     assert into.stat().st_mode & 0o777 == 0o700
     assert outcomes[-1].data["result"].items() >= {"snapshot": "aa".ljust(64, "0"), "platform": "kiva"}.items()
@@ -42,7 +42,7 @@ def test_a_damaged_repository_is_not_read_any_further(get, repository, into):
     repository.damaged = "a pack is missing"
     with pytest.raises(CheckError, match="a pack is missing"):
         get()
-    assert repository.done == ["check True"]
+    assert repository.done == ["check False"]
     assert (into / "earlier").exists()
 
 
@@ -80,7 +80,7 @@ def test_whoever_stops_in_the_middle_leaves_nothing(deployment, repository, into
 
 
 def test_a_full_disk_is_named_and_nothing_stays(get, repository, into, monkeypatch):
-    def full(snapshot, into):
+    def full(snapshot, into, only):
         (into / "half").touch()
         raise PreconditionError("no space left where the repository R or the fetched backup lies", "free some space, then run the same command again")
 
@@ -104,7 +104,7 @@ def test_a_disk_without_room_for_even_a_folder(get, into, monkeypatch):
 
 
 def test_another_failure_of_the_backup_program_is_its_own(get, repository, monkeypatch):
-    def locked(snapshot, into):
+    def locked(snapshot, into, only):
         raise PreconditionError("the repository is locked")
 
     monkeypatch.setattr(repository, "restore", locked)

@@ -111,7 +111,7 @@ def test_nothing_of_the_state_stays_behind_when_it_is_cut_off_anywhere(recover, 
         for path in empty.iterdir():
             if path.is_file():
                 path.unlink()
-    assert at > 50
+    assert at > 25
 
 
 def test_another_one_that_still_works_is_left_alone(recover, empty):
@@ -134,7 +134,7 @@ def test_a_full_disk_at_any_moment_is_named(recover, empty, tree):
             break
         assert not list(empty.glob(".kiva*")), at
     assert contents(empty) == contents(tree / "spec")
-    assert len(said) > 15
+    assert len(said) > 4
     assert all(one.startswith(f"no space left on the disk that holds {empty}") for one in said)
 
 
@@ -191,9 +191,6 @@ def test_a_damaged_backup_a_foreign_one_and_a_link_that_leads_out_write_nothing(
         recover()
     with pytest.raises(PreconditionError, match="no backup of 'other', but of: kiva"):
         recover(platform="other")
-    recover.repository.damaged = "a pack is missing"
-    with pytest.raises(CheckError, match="a pack is missing"):
-        recover()
     assert contents(empty) == {}
 
 
@@ -202,3 +199,8 @@ def test_backups_of_several_platforms(recover, tree):
     with pytest.raises(UsageError, match="backups of 2 platforms: kiva, other"):
         recover()
     recover(platform="kiva")
+
+
+def test_only_the_spec_is_fetched_for_the_runbook_itself_reads_everything(recover):
+    recover()
+    assert recover.repository.done == ["snapshots", "restore aa manifest.json spec"]
