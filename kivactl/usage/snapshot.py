@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -44,7 +45,7 @@ def snapshot(address: str, platform: str, into: Path) -> None:
                 copy.execute("PRAGMA journal_mode=DELETE")
         else:
             _exported(address, platform, beside)
-        if into.exists() and sums_of(into) == sums_of(beside) and into.read_bytes() == beside.read_bytes():
+        if into.exists() and filecmp.cmp(into, beside, shallow=False):
             return  # it keeps its time, so that the next backup need not read it
         beside.replace(into)
     except sqlite3.Error as error:

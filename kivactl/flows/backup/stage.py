@@ -18,7 +18,7 @@ from typing import Any
 from kivactl import __version__
 from kivactl.errors import PreconditionError
 from kivactl.flows.deploy import Deployment
-from kivactl.spec.load import Loaded
+from kivactl.spec.load import Loaded, resolved
 from kivactl.stack.layout import Layout
 from kivactl.stack.metering import SQLITE
 from kivactl.targets.publication import key_id
@@ -34,6 +34,8 @@ MANIFEST = "manifest.json"
 
 _STATE = ("tokens", "tls", "gateway", "evidence", "monitoring", "runs", "release.json", "journal.jsonl", "shares.json")
 """What of the state folder is worth keeping; the ledger is copied by itself, logs and sockets are not."""
+
+_LEDGER = "state/usage/ledger.db"
 
 _PASSING = re.compile(r"\..+\.\d+|lock|reserve|.*\.tmp")
 """Names of what is half-written, or of this process's life only."""
@@ -60,19 +62,21 @@ def build_stage(deployment: Deployment) -> dict[str, Any]:
     stage.mkdir(mode=0o700, parents=True, exist_ok=True)
     (stage / MANIFEST).unlink(missing_ok=True)  # a tree without it is not whole
     wanted: dict[str, Path] = dict(_spec_files(deployment.loaded))
-    external = _external_files(deployment.loaded)
+    external = _external_files(deployment)
     wanted.update({at: Path(path) for path, at in external})
     for name in _STATE:
         wanted.update({f"state/{path.relative_to(layout.state)}": path for path in _files(layout.state / name)})
     models = list(_models(deployment))
     for model in models:
         if model["with_content"]:
-            wanted.update({f"{model['at']}/{path.relative_to(model['path'])}": path for path in _files(Path(model["path"]))})
+            wanted.update(_model_files(Path(model["path"]), model["at"]))
+    _swept(stage, {*wanted, _LEDGER})  # first, for what was a file may be a folder now
     for name, path in wanted.items():
         _copied(path, stage / name, linked=name.startswith("models/"))
-    ledger = _ledger(deployment, stage / "state" / "usage" / "ledger.db")
-    kept = {*wanted, *({"state/usage/ledger.db"} if ledger else ())}
-    _swept(stage, kept)
+    ledger = _ledger(deployment, stage / _LEDGER)
+    if ledger is None:
+        (stage / _LEDGER).unlink(missing_ok=True)
+    kept = {*wanted, *({_LEDGER} if ledger else ())}
     manifest = {
         "format": FORMAT,
         "platform": deployment.platform.name,
@@ -102,18 +106,18 @@ def _spec_files(loaded: Loaded) -> Iterator[tuple[str, Path]]:
     """The spec, its overlay, runbooks beside it, and whatever it names within its folder."""
     for path in loaded.files:
         yield f"spec/{os.path.relpath(path, loaded.folder)}", path
-    folders = ["runbooks", *loaded.platform.runbooks.folders]
-    for folder in folders:
-        whole = loaded.folder / folder
-        if not Path(folder).is_absolute():
+    for whole in (resolved(folder, loaded.folder) for folder in ("runbooks", *loaded.platform.runbooks.folders)):
+        if whole.is_relative_to(loaded.folder):
             yield from ((f"spec/{path.relative_to(loaded.folder)}", path) for path in _files(whole) if path.suffix in {".yaml", ".yml"})
     for path in _named(loaded):
         if path.is_relative_to(loaded.folder):
             yield f"spec/{path.relative_to(loaded.folder)}", path
 
 
-def _external_files(loaded: Loaded) -> list[tuple[str, str]]:
-    outside = sorted({path for path in _named(loaded) if not path.is_relative_to(loaded.folder)})
+def _external_files(deployment: Deployment) -> list[tuple[str, str]]:
+    """Files elsewhere that the spec names, and what leads from the name of a hub's model to its files: their path, and where they are in the tree."""
+    loaded = deployment.loaded
+    outside = sorted({path for path in _named(loaded) if not path.is_relative_to(loaded.folder)} | set(_hub_references(deployment)))
     return [(str(path), f"external/{number}/{path.name}") for number, path in enumerate(outside)]
 
 
@@ -124,6 +128,24 @@ def _named(loaded: Loaded) -> list[Path]:
     for issuer in gateway.issuers:
         named += [issuer.ca, issuer.jwks if "://" not in issuer.jwks else None]
     return [path for path in (loaded.folder / one for one in named if one) if path.is_file()]
+
+
+def _hub_references(deployment: Deployment) -> Iterator[Path]:
+    """The files in which the hub's cache says which commit a branch is. Source: the hub's documented cache layout."""
+    if deployment.platform.backup.models != "content":
+        return
+    store = ModelStore(deployment.layout.cache)
+    for model in deployment.platform.models:
+        prepared = store.prepared(model, deployment.loaded.folder) if model.source_kind not in {"package", "path"} else None
+        if prepared is not None and (reference := prepared.path.parent.parent / "refs" / (model.revision or "main")).is_file():
+            yield reference
+
+
+def _model_files(folder: Path, at: str) -> Iterator[tuple[str, Path]]:
+    """The files of a model as an engine sees them: the hub's cache has links in their place, and what they lead to lies outside of the folder."""
+    whole = folder.resolve()
+    for path in _files(whole):
+        yield f"{at}/{path.relative_to(whole)}", path.resolve() if path.is_file() else path
 
 
 def _models(deployment: Deployment) -> Iterator[dict[str, Any]]:
@@ -179,7 +201,7 @@ def _files(path: Path) -> Iterator[Path]:
 def _copied(source: Path, to: Path, *, linked: bool) -> None:
     """Make a copy what its source is; an equal one is left alone. A source that has gone meanwhile is left out."""
     to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
+    try:
         if source.is_symlink():
             target = os.readlink(source)  # noqa: PTH115  (as it is written)
             if not (to.is_symlink() and os.readlink(to) == target):  # noqa: PTH115
@@ -187,7 +209,7 @@ def _copied(source: Path, to: Path, *, linked: bool) -> None:
                 to.symlink_to(target)
             return
         if linked:
-            if to.exists() and to.samefile(source):
+            if not to.is_symlink() and to.exists() and (to.samefile(source) or _as_copied(source, to)):
                 return
             _removed(to)
             try:
@@ -195,13 +217,22 @@ def _copied(source: Path, to: Path, *, linked: bool) -> None:
             except OSError:  # another disk
                 shutil.copy2(source, to)
             return
-        content = source.read_bytes()
-        if to.is_file() and not to.is_symlink() and to.read_bytes() == content:
-            return
+        content, mode = source.read_bytes(), source.stat().st_mode & 0o700
+        if not (to.is_file() and not to.is_symlink() and to.read_bytes() == content):
+            _removed(to)
+            descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+        if to.stat().st_mode & 0o777 != mode:
+            to.chmod(mode)
+    except FileNotFoundError:
         _removed(to)
-        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, source.stat().st_mode & 0o700)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+
+
+def _as_copied(source: Path, to: Path) -> bool:
+    """Whether a copy on another disk is still what its source is: models are too large to read them to find out."""
+    one, other = source.stat(), to.stat()
+    return (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def _swept(stage: Path, kept: set[str]) -> None:
