@@ -67,12 +67,12 @@ def sums_of(path: Path) -> dict[str, Any]:
             sound = database.execute("PRAGMA integrity_check").fetchone()[0]
             if sound != "ok":
                 raise CheckError(f"the ledger {path} is damaged: {sound}", "kivactl backup list")
-            (requests,) = database.execute("SELECT count(*) FROM requests").fetchone()
+            (entries,) = database.execute("SELECT count(*) FROM requests").fetchone()
             totals = database.execute(f"SELECT {names} FROM days").fetchone()  # noqa: S608  (our own names)
             days = database.execute(f"SELECT {columns} FROM days ORDER BY {', '.join(DayKey._fields)}").fetchall()  # noqa: S608  (our own names)
     except sqlite3.Error as error:
         raise CheckError(f"the ledger {path} is damaged: {error}", "kivactl backup list") from None
-    return {"requests": int(requests), **dict(zip(Sums._fields, map(int, totals), strict=True)), "days": hashlib.sha256(json.dumps(days).encode()).hexdigest()}
+    return {"entries": int(entries), **dict(zip(Sums._fields, map(int, totals), strict=True)), "days": hashlib.sha256(json.dumps(days).encode()).hexdigest()}
 
 
 def _exported(address: str, platform: str, into: Path) -> None:

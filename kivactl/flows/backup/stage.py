@@ -59,7 +59,7 @@ def build_stage(deployment: Deployment) -> dict[str, Any]:
     layout, stage = deployment.layout, stage_of(deployment.layout)
     if not layout.signing_key.exists():
         raise PreconditionError(f"this machine is not provisioned for '{deployment.platform.name}': there is nothing to back up", "kivactl provision")
-    stage.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(stage)
     (stage / MANIFEST).unlink(missing_ok=True)  # a tree without it is not whole
     wanted: dict[str, Path] = dict(_spec_files(deployment.loaded))
     external = _external_files(deployment)
@@ -151,7 +151,12 @@ def _model_files(folder: Path, at: str) -> Iterator[tuple[str, Path]]:
 def _models(deployment: Deployment) -> Iterator[dict[str, Any]]:
     store, content = ModelStore(deployment.layout.cache), deployment.platform.backup.models == "content"
     for model in deployment.platform.models:
-        prepared = store.prepared(model, deployment.loaded.folder)
+        try:
+            prepared = store.prepared(model, deployment.loaded.folder)
+        except PreconditionError:
+            if content:  # a backup without it would not be what was asked for
+                raise
+            prepared = None
         told: dict[str, Any] = {"name": model.name, "source": model.source, "revision": getattr(model, "revision", None) or ""}
         told |= {"identity": prepared.identity if prepared else "", "with_content": bool(content and prepared)}
         if content and prepared:
@@ -165,7 +170,7 @@ def _ledger(deployment: Deployment, into: Path) -> dict[str, Any] | None:
     sqlite = usage.ledger == "sqlite"
     if sqlite and not layout.ledger.exists():
         return None
-    into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(into.parent)
     snapshot(f"{SQLITE}{layout.ledger}" if sqlite else usage.ledger, deployment.platform.name, into)
     sums = sums_of(into)
     return {"kind": "sqlite" if sqlite else "postgresql", "requests": sums["requests"], "sums": sums}
@@ -200,7 +205,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _copied(source: Path, to: Path, *, linked: bool) -> None:
     """Make a copy what its source is; an equal one is left alone. A source that has gone meanwhile is left out."""
-    to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(to.parent)
     try:
         if source.is_symlink():
             target = os.readlink(source)  # noqa: PTH115  (as it is written)
@@ -253,6 +258,13 @@ def _described(path: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     status = path.stat()
     return {"sha256": digest, "bytes": status.st_size, "mode": status.st_mode & 0o777}
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it for this user only: `mkdir(parents=True)` would open those above to others."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _removed(path: Path) -> None:
