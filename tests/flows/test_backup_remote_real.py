@@ -30,6 +30,17 @@ READER, READER_SECRET = "reader-key", "reader-secret-of-the-tests"
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 
 
+CUT = """\
+import os, subprocess, sys
+child, left = subprocess.Popen([sys.argv[1]], stdin=subprocess.PIPE), int(sys.argv[2])
+while left > 0 and (data := os.read(0, 65536)):
+    os.write(child.stdin.fileno(), data)
+    left -= len(data)
+child.kill()
+"""
+"""An SFTP server whose line is cut after so many bytes."""
+
+
 class S3:
     """An S3 server on loopback that lets in one key, and another that may read one other bucket."""
 
@@ -255,7 +266,8 @@ def test_a_session_that_breaks_off_leaves_no_half_backup(tmp_path, monkeypatch):
     deployment = platform(tmp_path, f"sftp:backup@elsewhere.example:{tmp_path}/there")
     first = list(backup.make(deployment))[-1].data["result"]["snapshot"]
     written(deployment.layout.state / "evidence" / "big", os.urandom(3_000_000))
-    ssh(tmp_path, monkeypatch, f"head -c 300000 | {SFTP_SERVER}")  # after so many bytes the line is cut
+    cutting = written(tmp_path / "cutting.py", CUT)
+    ssh(tmp_path, monkeypatch, f"exec {sys.executable} {cutting} {SFTP_SERVER} 1000000")
     with pytest.raises(KivaError):
         list(backup.make(deployment))
     ssh(tmp_path, monkeypatch)
