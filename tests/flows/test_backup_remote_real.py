@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from backup_site import SPEC, site, written
 
-from kivactl.errors import CheckError, KivaError, PreconditionError
+from kivactl.errors import CheckError, PreconditionError
 from kivactl.flows import backup
 from kivactl.flows.backup import store as keeping
 from kivactl.flows.backup.stage import stage_of
@@ -28,17 +28,6 @@ pytestmark = pytest.mark.real
 KEY, SECRET = "kiva-key", "kiva-secret-of-the-tests"
 READER, READER_SECRET = "reader-key", "reader-secret-of-the-tests"
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
-
-
-CUT = """\
-import os, subprocess, sys
-child, left = subprocess.Popen([sys.argv[1]], stdin=subprocess.PIPE), int(sys.argv[2])
-while left > 0 and (data := os.read(0, 65536)):
-    os.write(child.stdin.fileno(), data)
-    left -= len(data)
-child.kill()
-"""
-"""An SFTP server whose line is cut after so many bytes."""
 
 
 class S3:
@@ -259,19 +248,3 @@ def test_damage_elsewhere_is_found(tmp_path, monkeypatch):
     pack.write_bytes(content)
     with pytest.raises(CheckError, match="is damaged"):
         list(backup.check(deployment, read_data=True))
-
-
-def test_a_session_that_breaks_off_leaves_no_half_backup(tmp_path, monkeypatch):
-    ssh(tmp_path, monkeypatch)
-    deployment = platform(tmp_path, f"sftp:backup@elsewhere.example:{tmp_path}/there")
-    first = list(backup.make(deployment))[-1].data["result"]["snapshot"]
-    written(deployment.layout.state / "evidence" / "big", os.urandom(3_000_000))
-    cutting = written(tmp_path / "cutting.py", CUT)
-    ssh(tmp_path, monkeypatch, f"exec {sys.executable} {cutting} {SFTP_SERVER} 1000000")
-    with pytest.raises(KivaError):
-        list(backup.make(deployment))
-    ssh(tmp_path, monkeypatch)
-    assert [one.id for one in backup.backups(deployment)] == [first]
-    second = list(backup.make(deployment))[-1].data["result"]["snapshot"]
-    assert [one.id for one in backup.backups(deployment)] == [first, second]
-    list(backup.check(deployment, read_data=True))

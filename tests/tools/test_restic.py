@@ -54,10 +54,6 @@ def repository(tmp_path, where="s3:http://127.0.0.1:9000/kiva", **options):
     return Restic(where, Secret("word"), tmp_path / "cache", **options)
 
 
-def printing(tmp_path, name):
-    return f"cat {RECORDED / name}"
-
-
 @pytest.mark.parametrize("case", FAILURES, ids=lambda case: case["said"][:60].replace("\n", " "))
 @pytest.mark.usefixtures("no_ssh")
 def test_every_failure_says_what_is_wrong_and_what_to_do(case):
