@@ -1,6 +1,8 @@
 """What restic says, and what the adapter makes of it.
 
-`recorded/restic_*` come from real runs of restic 0.14; what is marked so was put together from the source of the version it names.
+`recorded/restic_failures.json` and `restic_forget.txt` come from real runs of restic 0.14 with paths, hosts and ports replaced. Put together
+by hand, not recorded: failures whose `restic` says so, the lines of `restic_backup_0.14.jsonl` (from several runs, the second made up), and
+everything of 0.18 and later, by the fields and sentences in the source of 0.19.
 """
 
 from __future__ import annotations
