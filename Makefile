@@ -13,7 +13,7 @@ REQUIREMENTS := requirements/$(ENGINE).txt
 READY := .venv/.ready-$(ENGINE)
 
 # Program or file that proves a system package, and Debian's name of the package.
-SYSTEM := openssl:openssl restic:restic
+SYSTEM := openssl:openssl restic:restic ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -43,7 +44,7 @@ def snapshot(address: str, platform: str, into: Path) -> None:
                 copy.execute("PRAGMA journal_mode=DELETE")
         else:
             _exported(address, platform, beside)
-        if into.exists() and sums_of(into) == sums_of(beside) and into.read_bytes() == beside.read_bytes():
+        if into.exists() and filecmp.cmp(into, beside, shallow=False):
             return  # it keeps its time, so that the next backup need not read it
         beside.replace(into)
     except sqlite3.Error as error:
@@ -65,12 +66,12 @@ def sums_of(path: Path) -> dict[str, Any]:
             sound = database.execute("PRAGMA integrity_check").fetchone()[0]
             if sound != "ok":
                 raise CheckError(f"the ledger {path} is damaged: {sound}", "kivactl backup list")
-            (requests,) = database.execute("SELECT count(*) FROM requests").fetchone()
+            (entries,) = database.execute("SELECT count(*) FROM requests").fetchone()
             totals = database.execute(f"SELECT {names} FROM days").fetchone()  # noqa: S608  (our own names)
             days = database.execute(f"SELECT {columns} FROM days ORDER BY {', '.join(DayKey._fields)}").fetchall()  # noqa: S608  (our own names)
     except sqlite3.Error as error:
         raise CheckError(f"the ledger {path} is damaged: {error}", "kivactl backup list") from None
-    return {"requests": int(requests), **dict(zip(Sums._fields, map(int, totals), strict=True)), "days": hashlib.sha256(json.dumps(days).encode()).hexdigest()}
+    return {"entries": int(entries), **dict(zip(Sums._fields, map(int, totals), strict=True)), "days": hashlib.sha256(json.dumps(days).encode()).hexdigest()}
 
 
 def fill(address: str, platform: str, source: Path) -> bool:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from kivactl.errors import PreconditionError
 from kivactl.flows.backup.stage import FORMAT, build_stage, size_of, stage_of
-from kivactl.flows.backup.store import folder_of, made_passphrase, open_store
+from kivactl.flows.backup.store import NoPassphrase, folder_of, made_passphrase, open_store, repository_of
 from kivactl.flows.deploy import Deployment
 from kivactl.plan import Outcome, Status
 from kivactl.spec.quantities import format_bytes
@@ -32,17 +32,22 @@ def make(deployment: Deployment) -> Iterator[Outcome]:
     layout, clock = deployment.layout, deployment.clock
     layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with held(layout.lock, "backup"):
-        made = made_passphrase(deployment)
-        if made is not None:
-            yield Outcome("passphrase", Status.DONE, f"made: {made}. Keep a copy of it elsewhere: without it no backup can be read")
-        store = open_store(deployment)
         started_s = clock.now_s()
         yield Outcome("state", Status.STARTED, "copying")
         manifest = build_stage(deployment)
         size = size_of(manifest)
         yield Outcome("state", Status.DONE, f"{len(manifest['files'])} files, {format_bytes(size)}", clock.now_s() - started_s)
+        made = made_passphrase(deployment)
+        store = open_store(deployment)
+        try:
+            first = not store.exists
+        except BaseException:
+            if made is not None:
+                made.unlink()  # it opens nothing
+            raise
+        if made is not None:
+            yield Outcome("passphrase", Status.DONE, f"made: {made}. Keep a copy of it elsewhere: without it no backup can be read")
         folder = folder_of(store.repository)
-        first = not store.exists
         if first:
             there = next((one for one in (folder, *folder.parents) if one.exists()), None) if folder else None
             if there is not None and machine.disk_free(there) < size:
@@ -95,10 +100,11 @@ def backups(deployment: Deployment) -> list[Snapshot]:
         store = open_store(deployment)
         if not store.exists:
             return []
-    except PreconditionError as error:
-        if "is not there" in error.message:  # no passphrase was ever made
-            return []
-        raise
+    except NoPassphrase:
+        folder = folder_of(repository_of(deployment))
+        if folder is not None and (folder / "config").exists():
+            raise
+        return []  # none was ever made
     mark = f"platform={deployment.platform.name}"
     return [one for one in store.snapshots() if TAG in one.tags and mark in one.tags]
 

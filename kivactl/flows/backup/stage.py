@@ -18,7 +18,7 @@ from typing import Any
 from kivactl import __version__
 from kivactl.errors import PreconditionError
 from kivactl.flows.deploy import Deployment
-from kivactl.spec.load import Loaded
+from kivactl.spec.load import Loaded, resolved
 from kivactl.stack.layout import Layout
 from kivactl.stack.metering import SQLITE
 from kivactl.targets.publication import key_id
@@ -34,6 +34,8 @@ MANIFEST = "manifest.json"
 
 _STATE = ("tokens", "tls", "gateway", "evidence", "monitoring", "runs", "release.json", "journal.jsonl", "shares.json")
 """What of the state folder is worth keeping; the ledger is copied by itself, logs and sockets are not."""
+
+_LEDGER = "state/usage/ledger.db"
 
 _PASSING = re.compile(r"\..+\.\d+|lock|reserve|.*\.tmp")
 """Names of what is half-written, or of this process's life only."""
@@ -57,26 +59,30 @@ def build_stage(deployment: Deployment) -> dict[str, Any]:
     layout, stage = deployment.layout, stage_of(deployment.layout)
     if not layout.signing_key.exists():
         raise PreconditionError(f"this machine is not provisioned for '{deployment.platform.name}': there is nothing to back up", "kivactl provision")
-    stage.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(stage)
     (stage / MANIFEST).unlink(missing_ok=True)  # a tree without it is not whole
     wanted: dict[str, Path] = dict(_spec_files(deployment.loaded))
-    external = _external_files(deployment.loaded)
+    external = _external_files(deployment)
     wanted.update({at: Path(path) for path, at in external})
     for name in _STATE:
         wanted.update({f"state/{path.relative_to(layout.state)}": path for path in _files(layout.state / name)})
     models = list(_models(deployment))
     for model in models:
         if model["with_content"]:
-            wanted.update({f"{model['at']}/{path.relative_to(model['path'])}": path for path in _files(Path(model["path"]))})
+            wanted.update(_model_files(Path(model["path"]), model["at"]))
+    _swept(stage, {*wanted, _LEDGER})  # first, for what was a file may be a folder now
     for name, path in wanted.items():
         _copied(path, stage / name, linked=name.startswith("models/"))
-    ledger = _ledger(deployment, stage / "state" / "usage" / "ledger.db")
-    kept = {*wanted, *({"state/usage/ledger.db"} if ledger else ())}
-    _swept(stage, kept)
+    ledger = _ledger(deployment, stage / _LEDGER)
+    if ledger is None:
+        (stage / _LEDGER).unlink(missing_ok=True)
+    kept = {*wanted, *({_LEDGER} if ledger else ())}
+    made_at = datetime.now(UTC)
+    made_at = made_at.replace(microsecond=made_at.microsecond // 1000 * 1000)  # as it is written: whoever counts by it has to find the same
     manifest = {
         "format": FORMAT,
         "platform": deployment.platform.name,
-        "made_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "made_at": made_at.isoformat(timespec="milliseconds"),
         "kivactl": __version__,
         "state": str(layout.state),
         "spec_folder": str(deployment.loaded.folder),
@@ -85,7 +91,7 @@ def build_stage(deployment: Deployment) -> dict[str, Any]:
         "files": {name: _described(stage / name) for name in sorted(kept) if os.path.lexists(stage / name)},
         "ledger": ledger,
         "keys": _keys(Layout(stage / "state", stage)),
-        "tokens": _tokens(Layout(stage / "state", stage)),
+        "tokens": _tokens(Layout(stage / "state", stage), made_at),
         "models": models,
         "external": [{"path": path, "at": at} for path, at in external],
     }
@@ -102,18 +108,18 @@ def _spec_files(loaded: Loaded) -> Iterator[tuple[str, Path]]:
     """The spec, its overlay, runbooks beside it, and whatever it names within its folder."""
     for path in loaded.files:
         yield f"spec/{os.path.relpath(path, loaded.folder)}", path
-    folders = ["runbooks", *loaded.platform.runbooks.folders]
-    for folder in folders:
-        whole = loaded.folder / folder
-        if not Path(folder).is_absolute():
+    for whole in (resolved(folder, loaded.folder) for folder in ("runbooks", *loaded.platform.runbooks.folders)):
+        if whole.is_relative_to(loaded.folder):
             yield from ((f"spec/{path.relative_to(loaded.folder)}", path) for path in _files(whole) if path.suffix in {".yaml", ".yml"})
     for path in _named(loaded):
         if path.is_relative_to(loaded.folder):
             yield f"spec/{path.relative_to(loaded.folder)}", path
 
 
-def _external_files(loaded: Loaded) -> list[tuple[str, str]]:
-    outside = sorted({path for path in _named(loaded) if not path.is_relative_to(loaded.folder)})
+def _external_files(deployment: Deployment) -> list[tuple[str, str]]:
+    """Files elsewhere that the spec names, and what leads from the name of a hub's model to its files: their path, and where they are in the tree."""
+    loaded = deployment.loaded
+    outside = sorted({path for path in _named(loaded) if not path.is_relative_to(loaded.folder)} | set(_hub_references(deployment)))
     return [(str(path), f"external/{number}/{path.name}") for number, path in enumerate(outside)]
 
 
@@ -126,10 +132,33 @@ def _named(loaded: Loaded) -> list[Path]:
     return [path for path in (loaded.folder / one for one in named if one) if path.is_file()]
 
 
+def _hub_references(deployment: Deployment) -> Iterator[Path]:
+    """The files in which the hub's cache says which commit a branch is. Source: the hub's documented cache layout."""
+    if deployment.platform.backup.models != "content":
+        return
+    store = ModelStore(deployment.layout.cache)
+    for model in deployment.platform.models:
+        prepared = store.prepared(model, deployment.loaded.folder) if model.source_kind not in {"package", "path"} else None
+        if prepared is not None and (reference := prepared.path.parent.parent / "refs" / (model.revision or "main")).is_file():
+            yield reference
+
+
+def _model_files(folder: Path, at: str) -> Iterator[tuple[str, Path]]:
+    """The files of a model as an engine sees them: the hub's cache has links in their place, and what they lead to lies outside of the folder."""
+    whole = folder.resolve()
+    for path in _files(whole):
+        yield f"{at}/{path.relative_to(whole)}", path.resolve() if path.is_file() else path
+
+
 def _models(deployment: Deployment) -> Iterator[dict[str, Any]]:
     store, content = ModelStore(deployment.layout.cache), deployment.platform.backup.models == "content"
     for model in deployment.platform.models:
-        prepared = store.prepared(model, deployment.loaded.folder)
+        try:
+            prepared = store.prepared(model, deployment.loaded.folder)
+        except PreconditionError:
+            if content:  # a backup without it would not be what was asked for
+                raise
+            prepared = None
         told: dict[str, Any] = {"name": model.name, "source": model.source, "revision": getattr(model, "revision", None) or ""}
         told |= {"identity": prepared.identity if prepared else "", "with_content": bool(content and prepared)}
         if content and prepared:
@@ -143,7 +172,7 @@ def _ledger(deployment: Deployment, into: Path) -> dict[str, Any] | None:
     sqlite = usage.ledger == "sqlite"
     if sqlite and not layout.ledger.exists():
         return None
-    into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(into.parent)
     snapshot(f"{SQLITE}{layout.ledger}" if sqlite else usage.ledger, deployment.platform.name, into)
     sums = sums_of(into)
     return {"kind": "sqlite" if sqlite else "postgresql", "requests": sums["requests"], "sums": sums}
@@ -154,9 +183,9 @@ def _keys(layout: Layout) -> dict[str, Any]:
     return {"signing": key_id(layout.signing_key.read_bytes()), "retired": retired}
 
 
-def _tokens(layout: Layout) -> dict[str, int]:
+def _tokens(layout: Layout, now: datetime) -> dict[str, int]:
     """As of the moment of the manifest: whoever reads it counts by its time."""
-    register, now = read_register(layout), datetime.now(UTC)
+    register = read_register(layout)
     return {"live": sum(token.live(now) for token in register.tokens), "revoked": sum(token.revoked_at is not None for token in register.tokens)}
 
 
@@ -178,8 +207,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _copied(source: Path, to: Path, *, linked: bool) -> None:
     """Make a copy what its source is; an equal one is left alone. A source that has gone meanwhile is left out."""
-    to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
+    _make_folder(to.parent)
+    try:
         if source.is_symlink():
             target = os.readlink(source)  # noqa: PTH115  (as it is written)
             if not (to.is_symlink() and os.readlink(to) == target):  # noqa: PTH115
@@ -187,7 +216,7 @@ def _copied(source: Path, to: Path, *, linked: bool) -> None:
                 to.symlink_to(target)
             return
         if linked:
-            if to.exists() and to.samefile(source):
+            if not to.is_symlink() and to.exists() and (to.samefile(source) or _as_copied(source, to)):
                 return
             _removed(to)
             try:
@@ -195,13 +224,22 @@ def _copied(source: Path, to: Path, *, linked: bool) -> None:
             except OSError:  # another disk
                 shutil.copy2(source, to)
             return
-        content = source.read_bytes()
-        if to.is_file() and not to.is_symlink() and to.read_bytes() == content:
-            return
+        content, mode = source.read_bytes(), source.stat().st_mode & 0o700
+        if not (to.is_file() and not to.is_symlink() and to.read_bytes() == content):
+            _removed(to)
+            descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+        if to.stat().st_mode & 0o777 != mode:
+            to.chmod(mode)
+    except FileNotFoundError:
         _removed(to)
-        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, source.stat().st_mode & 0o700)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+
+
+def _as_copied(source: Path, to: Path) -> bool:
+    """Whether a copy on another disk is still what its source is: models are too large to read them to find out."""
+    one, other = source.stat(), to.stat()
+    return (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def _swept(stage: Path, kept: set[str]) -> None:
@@ -222,6 +260,13 @@ def _described(path: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     status = path.stat()
     return {"sha256": digest, "bytes": status.st_size, "mode": status.st_mode & 0o777}
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it for this user only: `mkdir(parents=True)` would open those above to others."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _removed(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -18,7 +19,15 @@ REPOSITORY_VARIABLE = "KIVA_BACKUP_REPOSITORY"
 PASSWORD_VARIABLE = "KIVA_BACKUP_PASSWORD"  # noqa: S105  # a name, not a password
 FILE_VARIABLE = "KIVA_BACKUP_PASSWORD_FILE"
 
+
+class NoPassphrase(PreconditionError):
+    """Nothing gives the passphrase of the backups, or the file that should is not there."""
+
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
 _REMOTE = ("s3:", "sftp:")
+_CREDENTIALS = "the credentials"
 _WORDS = 32
 """Bytes of chance in a passphrase that kivactl makes."""
 
@@ -68,18 +77,29 @@ def folder_of(repository: str) -> Path | None:
 
 
 def made_passphrase(deployment: Deployment) -> Path | None:
-    """Make a passphrase where none is to be found anywhere; the file that has it now, None when there was one."""
+    """Make a passphrase where none is to be found anywhere; the file that has it now, None when there was one.
+
+    Raises:
+        NoPassphrase: There is a repository already, which it could not open.
+    """
     if os.environ.get(PASSWORD_VARIABLE) or os.environ.get(FILE_VARIABLE) or deployment.platform.backup.password_file:
         return None
     path = _default_file(deployment.platform.name)
     if path.exists():
         return None
+    folder = folder_of(repository_of(deployment))
+    if folder is not None and (folder / "config").exists():
+        raise NoPassphrase(f"the passphrase of the repository {folder} is not there: {path}", f"put it back from its copy, or {FILE_VARIABLE}=FILE")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(_WORDS) + "\n")
-        file.flush()
-        os.fsync(descriptor)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(_WORDS) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)  # half a passphrase is none
+        raise
     return path
 
 
@@ -96,7 +116,7 @@ def _passphrase(named: Path | None, written: Path | None = None) -> Secret | Pat
     if word := os.environ.get(PASSWORD_VARIABLE):
         return Secret(word)
     if written is None:
-        raise PreconditionError(
+        raise NoPassphrase(
             "no passphrase for the backups is given", f"{FILE_VARIABLE}=FILE, or --set password_file=FILE (kivactl backup: --password-file FILE)"
         )
     return _private(written, "the passphrase")
@@ -106,20 +126,28 @@ def _private(path: Path, what: str) -> Path:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise PreconditionError(f"the file with {what} of the backups is not there: {path}", f"{FILE_VARIABLE}=FILE; a first backup makes one") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise PreconditionError(f"{path} is to hold {what} of the backups, but is no file", f"{FILE_VARIABLE}=FILE")
+        if what == _CREDENTIALS:
+            raise PreconditionError(f"the file with {what} of the backups is not there: {path}", "check `backup.credentials` in kiva.yaml") from None
+        raise NoPassphrase(f"the file with {what} of the backups is not there: {path}", f"{FILE_VARIABLE}=FILE; a first backup makes one") from None
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        fault = "is empty" if stat.S_ISREG(status.st_mode) else "is no file"
+        raise PreconditionError(f"{path} is to hold {what} of the backups, but {fault}", "write it there, or name another file")
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise PreconditionError(f"others than you can read {path}, which holds {what} of the backups", f"chmod 600 {path}")
     return path
 
 
 def _credentials(path: Path) -> dict[str, str]:
-    lines = [line.strip() for line in _private(path, "the credentials").read_text().splitlines()]
-    pairs = [line.removeprefix("export ").partition("=") for line in lines if line and not line.startswith("#")]
-    if any(not sign for _, sign, _ in pairs):
-        raise PreconditionError(f"{path} has a line that is not NAME=VALUE", "one variable a line, such as AWS_ACCESS_KEY_ID=...")
-    return {name.strip(): value.strip().strip("'\"") for name, _, value in pairs}
+    found = {}
+    for number, line in enumerate(_private(path, _CREDENTIALS).read_text(errors="replace").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, sign, value = (part.strip() for part in line.strip().removeprefix("export ").partition("="))
+        if not sign or not _NAME.fullmatch(name):  # the line itself may be half a secret
+            raise PreconditionError(f"line {number} of {path} is not NAME=VALUE", "one variable a line, such as AWS_ACCESS_KEY_ID=...")
+        quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
+        found[name] = value[1:-1] if quoted else value
+    return found
 
 
 def _located(repository: str, folder: Path) -> str:

@@ -143,7 +143,7 @@ def put_files(deployment: Deployment, tree: Path, manifest: Manifest) -> Iterato
     Raises:
         KivaError: The disk is full, or a folder may not be written.
     """
-    named = _named_files(deployment.platform)
+    named = _named_files(deployment.platform) | _hub_references(deployment, manifest)
     for external in manifest.external:
         if external.path not in named:
             yield Outcome(external.path, Status.SKIPPED, "the spec does not name it any more")
@@ -200,6 +200,17 @@ def _named_files(platform: Platform) -> set[str]:
     gateway = platform.gateway
     named = {gateway.tls.certificate, gateway.tls.key, *(issuer.ca for issuer in gateway.issuers), *(issuer.jwks for issuer in gateway.issuers)}
     return {name for name in named if name is not None}
+
+
+def _hub_references(deployment: Deployment, manifest: Manifest) -> set[str]:
+    """The files by which the hub's cache finds the models of the spec that the backup has."""
+    models, found = {model.name: model for model in deployment.platform.models}, set()
+    for entry in manifest.models:
+        model = models.get(entry.name)
+        to = _model_folder(deployment.layout, entry, model) if entry.with_content else None
+        if model is not None and to is not None and model.source_kind not in {"package", "path"}:
+            found.add(str(to.parent.parent / "refs" / (model.revision or "main")))
+    return found
 
 
 def _model_folder(layout: Layout, entry: ModelEntry, model: Model | None) -> Path | None:
