@@ -19,8 +19,9 @@ from kivactl.tools.supervisor import ProcessState, Supervisor
 GATEWAY, METER = "gateway", "meter"
 """The processes of a platform that are no engines."""
 
-_PROVED_WITHIN_S = 0.1
-"""For all questions to replicas together. One that generates has its proof at hand, since the gateway asks for it every two seconds."""
+_PROVED_WITHIN_S = 0.5
+"""For all questions to replicas together: much more than it takes, for the machine may be busy. One that generates has its proof at hand, since
+the gateway asks for it every two seconds."""
 
 
 class Health(StrEnum):

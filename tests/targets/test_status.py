@@ -96,9 +96,9 @@ def test_all_questions_together_have_one_time_limit():
 
     def generates(path, timeout_s):
         nonlocal now_s
-        now_s += 0.06
+        now_s += 0.3
         given.append(timeout_s)
         return path == LAYOUT.engine_socket("m-1")
 
     assert proved_by(["m-0", "m-1", "m-2"], LAYOUT, generates, lambda: now_s) == {"m-1"}
-    assert given == [pytest.approx(0.1), pytest.approx(0.04)]
+    assert given == [pytest.approx(0.5), pytest.approx(0.2)]
