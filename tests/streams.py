@@ -89,7 +89,7 @@ class Users:
 
     def until(self, requests: int) -> None:
         """Wait until so many more requests have come to their end."""
-        goal, end_s = len(self.fates) + requests, time.monotonic() + 120
+        goal, end_s = len(self.fates) + requests, time.monotonic() + 300
         while len(self.fates) < goal:
             assert time.monotonic() < end_s, f"only {len(self.fates)} of {goal} requests ended"
             time.sleep(0.05)
