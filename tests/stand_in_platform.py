@@ -50,7 +50,7 @@ class Site:
         aliases = (Alias(name="chat", models=shares),) if shares else ()
         return Platform(name="kiva", models=models, aliases=aliases, gateway=Gateway(port=self.port))
 
-    def desired(self, replicas=2, *extra, ready_within_s=20.0, versions=(), shares=None):
+    def desired(self, replicas=2, *extra, ready_within_s=60.0, versions=(), shares=None):
         platform = self.platform(replicas, versions, shares)
         what = desired_for(
             platform,
@@ -82,7 +82,7 @@ class Site:
         self.target.finish("digest", "now")
         return outcomes
 
-    def ask(self, timeout_s=10, model="m"):
+    def ask(self, timeout_s=60, model="m"):
         context = ssl.create_default_context(cafile=self.layout.certificate)
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=timeout_s)
         try:
@@ -98,7 +98,7 @@ class Site:
 
     def until(self, health, unlike=-1):
         """Wait for a health, and for another process of the first replica than the one given."""
-        for _ in range(200):
+        for _ in range(1000):
             if status_of(self.layout, "kiva").health is health and self.pid("m-0") not in {0, unlike}:
                 return
             time.sleep(0.1)

@@ -89,7 +89,7 @@ class Users:
 
     def until(self, requests: int) -> None:
         """Wait until so many more requests have come to their end."""
-        goal, end_s = len(self.fates) + requests, time.monotonic() + 120
+        goal, end_s = len(self.fates) + requests, time.monotonic() + 300
         while len(self.fates) < goal:
             assert time.monotonic() < end_s, f"only {len(self.fates)} of {goal} requests ended"
             time.sleep(0.05)
@@ -109,11 +109,10 @@ class Users:
 
     async def _all(self) -> None:
         context = ssl.create_default_context(cafile=str(self.ca))
-        limits = httpx.Limits(max_connections=self.count, max_keepalive_connections=self.count)
-        async with httpx.AsyncClient(verify=context, timeout=120, limits=limits, headers={"authorization": f"Bearer {self.token}"}) as client:
-            await asyncio.gather(*(self._user(client, random.Random(self.seed * 1000 + number)) for number in range(self.count)))
+        await asyncio.gather(*(self._user(context, random.Random(self.seed * 1000 + number)) for number in range(self.count)))
 
-    async def _user(self, client: httpx.AsyncClient, rng: random.Random) -> None:
+    async def _user(self, context: ssl.SSLContext, rng: random.Random) -> None:
+        client = self._client(context)
         while not self._stop.is_set() and (self.most is None or self.started < self.most):
             self.started += 1
             fate, start_s = Fate(), time.monotonic()
@@ -127,6 +126,16 @@ class Users:
                 fate.reason = fate.reason or repr(error)
             fate.took_s = time.monotonic() - start_s
             self.fates.append(fate)
+            if not fate.finished:
+                # httpx keeps a place among its connections for a request that was given up between connecting and sending.
+                await client.aclose()
+                client = self._client(context)
+        await client.aclose()
+
+    def _client(self, context: ssl.SSLContext) -> httpx.AsyncClient:
+        """Of one user, who has one connection."""
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        return httpx.AsyncClient(verify=context, timeout=120, limits=limits, headers={"authorization": f"Bearer {self.token}"}, trust_env=False)
 
     async def _ask(self, client: httpx.AsyncClient, rng: random.Random, fate: Fate) -> None:
         words = " ".join(rng.choice(["alpha", "beta", "gamma", "delta"]) for _ in range(rng.randint(3, 40)))

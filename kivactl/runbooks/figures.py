@@ -1,7 +1,8 @@
 """From what was seen during a run to its figures: requests, health of the components, and moments; pure.
 
 All times are seconds of one monotonic clock, those of requests and of health alike. A figure that could not be measured is
-absent: who asks for it has not met it.
+absent: who asks for it has not met it. What nobody saw counts against the platform: a gap between two looks counts as degraded, and
+nothing counts as healed before the last one is over.
 """
 
 from __future__ import annotations
@@ -36,6 +37,24 @@ class Look:
     def differs(self, other: Look) -> bool:
         """Whether a component is in another state, or another process."""
         return self.components != other.components
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time in which nobody looked.
+
+    Attributes:
+        start_s: The last look before it, or the begin of the load.
+        end_s: The first look after it, or the end of the load.
+    """
+
+    start_s: float
+    end_s: float
+
+    @property
+    def length_s(self) -> float:
+        """How long it was."""
+        return self.end_s - self.start_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +103,8 @@ class Phase:
     e2e_s: Distribution | None
 
 
-def story_for(looks: Sequence[Look], marks: Iterable[tuple[str, float]], began_s: float, ended_s: float) -> Story:
-    """Find the moments.
+def story_for(looks: Sequence[Look], marks: Iterable[tuple[str, float]], began_s: float, ended_s: float, gaps: Iterable[Gap] = ()) -> Story:
+    """Find the moments, each the latest that agrees with what was seen.
 
     From the fault on capacity is missing, whether or not anybody has noticed. A component that is another process than
     before the fault was noticed too: it was started anew between two looks.
@@ -95,20 +114,24 @@ def story_for(looks: Sequence[Look], marks: Iterable[tuple[str, float]], began_s
         marks: Kind and time; the first `fault` counts.
         began_s: Begin of the load.
         ended_s: Its end.
+        gaps: Times in which something may have been down unseen; they count as degraded.
     """
+    unseen = [(gap.start_s, gap.end_s) for gap in gaps]
+    missing = [*_missing(looks, ended_s), *unseen]
     fault_s = next((at_s for kind, at_s in marks if kind == "fault"), None)
-    within = [look for look in looks if began_s <= look.at_s <= ended_s]
     if fault_s is None:
-        return Story(began_s, ended_s, None, None, None, _missing_s(within, ended_s))
+        return Story(began_s, ended_s, None, None, None, _covered_s(missing, began_s, ended_s))
     before = next((look for look in reversed(looks) if look.at_s < fault_s), None)
     later = [look for look in looks if look.at_s >= fault_s]
     noticed = next((look for look in later if not look.full or (before is not None and _exchanged(before, look))), None)
-    earlier_s = _missing_s([look for look in within if look.at_s < fault_s], fault_s)
     if noticed is None:
-        return Story(began_s, ended_s, fault_s, None, None, earlier_s + max(0.0, ended_s - fault_s))
+        return Story(began_s, ended_s, fault_s, None, None, _covered_s([*missing, (fault_s, ended_s)], began_s, ended_s))
     last_missing = next((index for index in range(len(later) - 1, -1, -1) if not later[index].full), None)
-    back = noticed if last_missing is None else next(iter(later[last_missing + 1 :]), None)
-    degraded_s = earlier_s + (noticed.at_s - fault_s) + _missing_s([look for look in later if look.at_s >= noticed.at_s], ended_s)
+    well = later[later.index(noticed) :] if last_missing is None else later[last_missing + 1 :]
+    # What it did in a gap is not known: it is only known to serve, and to go on doing so, from the first look after the last gap on.
+    seen_from_s = max((end_s for _, end_s in unseen), default=began_s)
+    back = next((look for look in well if look.at_s >= seen_from_s), None)
+    degraded_s = _covered_s([*missing, (fault_s, noticed.at_s)], began_s, ended_s)
     return Story(began_s, ended_s, fault_s, noticed.at_s, back.at_s if back else None, degraded_s)
 
 
@@ -155,11 +178,10 @@ def changes_in(looks: Iterable[Look]) -> list[Look]:
     return kept
 
 
-def longest_gap(looks: Sequence[Look], began_s: float, ended_s: float) -> tuple[float, float]:
-    """The longest time between two looks, since what happened within was not seen: its beginning after `began_s`, and its length, both in seconds."""
+def gaps_in(looks: Sequence[Look], began_s: float, ended_s: float, longer_than_s: float) -> tuple[Gap, ...]:
+    """The times under load between two looks that are longer than so many seconds."""
     stamps = [began_s, *(look.at_s for look in looks if began_s < look.at_s < ended_s), ended_s]
-    earlier, later = max(pairwise(stamps), key=lambda pair: pair[1] - pair[0])
-    return earlier - began_s, later - earlier
+    return tuple(Gap(earlier, later) for earlier, later in pairwise(stamps) if later - earlier > longer_than_s)
 
 
 def _phase(name: str, start_s: float, end_s: float, records: Sequence[Record]) -> Phase:
@@ -180,7 +202,16 @@ def _exchanged(before: Look, look: Look) -> bool:
     return any(look.components.get(name, ("", 0))[1] != pid for name, (_, pid) in before.components.items())
 
 
-def _missing_s(looks: Sequence[Look], until_s: float) -> float:
-    """Time that began with a look at which something did not serve, each until the next look."""
+def _missing(looks: Sequence[Look], until_s: float) -> list[tuple[float, float]]:
+    """The times that began with a look at which something did not serve, each until the next look."""
     stamps = [*(look.at_s for look in looks), until_s]
-    return sum(max(0.0, later - look.at_s) for look, later in zip(looks, stamps[1:], strict=True) if not look.full)
+    return [(look.at_s, later) for look, later in zip(looks, stamps[1:], strict=True) if not look.full]
+
+
+def _covered_s(spans: Iterable[tuple[float, float]], from_s: float, until_s: float) -> float:
+    """How much of a time is covered by spans that may overlap."""
+    covered_s = 0.0
+    for start_s, end_s in sorted(spans):
+        if (end_s := min(end_s, until_s)) > (start_s := max(start_s, from_s)):
+            covered_s, from_s = covered_s + end_s - start_s, end_s
+    return covered_s

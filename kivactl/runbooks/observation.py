@@ -22,7 +22,7 @@ from kivactl.runbooks import sampling, validity
 from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.binding import Bound
 from kivactl.runbooks.drill_picture import picture_for
-from kivactl.runbooks.figures import Look, Phase, Story, changes_in, figures_for, longest_gap, phases_for, story_for
+from kivactl.runbooks.figures import Look, Phase, Story, changes_in, figures_for, gaps_in, phases_for, story_for
 from kivactl.runbooks.format import Load, ParameterType
 from kivactl.stack.metering import OPERATOR
 from kivactl.tools import plot
@@ -151,25 +151,39 @@ class Observation:
         began_s = min([heard.started_s if heard and heard.started_s else self._began_s, *(record.start_ns / 1e9 for record in records)])
         ended_s = max([ended_s, *(record.start_ns / 1e9 + 1e-6 for record in records)])
         looks = list(self._sampler.looks)
-        story = story_for(looks, self._marks, began_s, ended_s)
-        phases = phases_for(story, records)
-        since_s, gap_s = longest_gap(looks, began_s, ended_s)
-        objectives = self._bound.runbook.objectives
-        doubts = [validity.doubt_about_looks(since_s, gap_s, self._sampler.trouble), validity.doubt_about_story(story, objectives)]
+        gaps = gaps_in(looks, began_s, ended_s, validity.BLIND_FROM_S)
+        story = story_for(looks, self._marks, began_s, ended_s, gaps)
+        phases, figures = phases_for(story, records), figures_for(story, records)
+        uncounted = figures_for(story_for(looks, self._marks, began_s, ended_s), records)
+        objectives, trouble = self._bound.runbook.objectives, self._sampler.trouble
+        doubts = [
+            validity.doubt_about_looks(gaps, began_s, trouble),
+            validity.doubt_about_story(story, objectives),
+            validity.doubt_about_gaps(gaps, began_s, figures, uncounted, objectives, trouble),
+        ]
         if heard is not None:
             doubts = [validity.doubt_about_load(heard, objectives), *doubts, validity.doubt_about_phases(phases)]
         self._doubt = next((doubt for doubt in doubts if doubt), None)
         self._ended = True
-        figures = figures_for(story, records)
-        self._write(story, phases, records, looks, figures, heard)
+        notes = [note.as_dict() for note in validity.notes_on(heard, phases, gaps, began_s)]
+        self._write(story, phases, records, looks, figures, heard, notes)
         return figures
 
-    def _write(self, story: Story, phases: tuple[Phase, ...], records: list[Record], looks: list[Look], figures: dict[str, float], heard: Heard | None) -> None:
+    def _write(
+        self,
+        story: Story,
+        phases: tuple[Phase, ...],
+        records: list[Record],
+        looks: list[Look],
+        figures: dict[str, float],
+        heard: Heard | None,
+        notes: list[dict[str, Any]],
+    ) -> None:
         work = self._load.assignment if self._load is not None else None
         summary = {
             "figures": figures,
             "invalid": self._doubt,
-            "notes": validity.notes_on(heard, phases) if heard else [],
+            "notes": notes,
             "moments": _moments(story, self._marks),
             "phases": [_relative(phase, story.began_s) for phase in phases],
             "load": {"scenario": work.name, "model": work.model, "users": work.concurrency, "max_tokens": work.max_tokens} if work else None,

@@ -69,7 +69,7 @@ class Sampler:
 
     def _run(self) -> None:
         while True:
-            # A look that fails is one less; too long without any makes the measurement invalid.
+            # A look that fails is one less; a long time without any counts against the platform, a very long one makes the measurement invalid.
             try:
                 self.looks.append(self._read())
             except Exception as error:  # noqa: BLE001

@@ -203,6 +203,8 @@ class LocalTarget:
             "VLLM_CACHE_ROOT": str(cache),
             "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             "PYTHONDONTWRITEBYTECODE": "1",
+            # Or vLLM's engine cores would overwrite all of this with their title, and not be found any more.
+            **leftovers.KEEPS_ENVIRONMENT,
         }
 
 

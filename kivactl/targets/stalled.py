@@ -16,7 +16,7 @@ from kivactl.tools.supervisor import ProcessState
 PATIENCE_S = 5.0
 """Seconds the gateway must have found a replica stalled; its own checks have taken their time before."""
 
-_GATEWAY_IS_LATE_S = 20.0
+GATEWAY_IS_LATE_S = 20.0
 """The gateway may call a dead process healthy for some seconds; so much longer one must have lived to have served."""
 
 
@@ -47,7 +47,7 @@ class Watch:
                 self._since_s.pop(name, None)
             elif upstream.healthy:
                 self._since_s.pop(name, None)
-                if process.uptime_s > _GATEWAY_IS_LATE_S:
+                if process.uptime_s > GATEWAY_IS_LATE_S:
                     self._served[name] = process.pid
             elif self._served.get(name) == process.pid and now_s - self._since_s.setdefault(name, now_s) >= PATIENCE_S:
                 found[name] = process.pid

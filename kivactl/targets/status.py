@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from kivactl.stack.layout import Layout
 from kivactl.targets.release import Release, read_release
+from kivactl.targets.stalled import GATEWAY_IS_LATE_S
+from kivactl.tools import vllm
 from kivactl.tools.envoy import Admin, Upstream
 from kivactl.tools.supervisor import ProcessState, Supervisor
 
 GATEWAY, METER = "gateway", "meter"
 """The processes of a platform that are no engines."""
+
+_PROVED_WITHIN_S = 0.5
+"""For all questions to replicas together: much more than it takes, for the machine may be busy. One that generates has its proof at hand, since
+the gateway asks for it every two seconds."""
 
 
 class Health(StrEnum):
@@ -79,11 +88,44 @@ def status_of(layout: Layout, platform: str) -> Status:
     release = read_release(layout.release)
     processes = Supervisor(layout.supervisor_socket).states()
     upstreams = Admin(layout.gateway_admin_socket, timeout_s=2).upstreams() if GATEWAY in processes else []
-    return status_from(release, processes, upstreams, layout, platform)
+    proved = proved_by(doubtful(release, processes, upstreams, layout), layout, vllm.generates)
+    return status_from(release, processes, upstreams, proved, layout, platform)
 
 
-def status_from(release: Release, processes: dict[str, ProcessState], upstreams: list[Upstream], layout: Layout, platform: str) -> Status:
-    """Put together what the record, the supervisor and the gateway say. Pure."""
+def doubtful(release: Release, processes: dict[str, ProcessState], upstreams: list[Upstream], layout: Layout) -> list[str]:
+    """The replicas that are so young that the gateway's good word may be about the process before them. Pure."""
+    praised = {upstream.address for upstream in upstreams if upstream.healthy}
+    names = [name for group in release.replicas.values() for name in group if str(layout.engine_socket(name)) in praised]
+    return [name for name in names if name in processes and processes[name].alive and processes[name].uptime_s <= GATEWAY_IS_LATE_S]
+
+
+def proved_by(names: Iterable[str], layout: Layout, generates: Callable[[Path, float], bool], now_s: Callable[[], float] = time.monotonic) -> frozenset[str]:
+    """Those of some replicas that say themselves that they generate; who is not listening yet is refused at once.
+
+    Args:
+        names: Whom to ask.
+        layout: Where their sockets are.
+        generates: Asks a socket, within so many seconds.
+        now_s: Time.
+    """
+    until_s = now_s() + _PROVED_WITHIN_S
+    return frozenset(name for name in names if (left_s := until_s - now_s()) > 0 and generates(layout.engine_socket(name), left_s))
+
+
+def status_from(
+    release: Release, processes: dict[str, ProcessState], upstreams: list[Upstream], proved: Collection[str], layout: Layout, platform: str
+) -> Status:
+    """Put together what the record, the supervisor and the gateway say. Pure.
+
+    Args:
+        release: The record.
+        processes: What the supervisor says.
+        upstreams: What the gateway says.
+        proved: Which of the doubtful replicas generate.
+        layout: Where the sockets are.
+        platform: Its name, when the record has none.
+    """
+    in_doubt = set(doubtful(release, processes, upstreams, layout)).difference(proved)
     by_address = {upstream.address: upstream for upstream in upstreams}
     components = []
     if GATEWAY in release.processes:
@@ -97,7 +139,7 @@ def status_from(release: Release, processes: dict[str, ProcessState], upstreams:
     for model, replicas in release.replicas.items():
         for replica in replicas:
             upstream = by_address.get(str(layout.engine_socket(replica)))
-            serves = upstream is not None and upstream.healthy
+            serves = upstream is not None and upstream.healthy and replica not in in_doubt
             component = _component(replica, model, processes.get(replica), upstream, upstream.active if upstream else 0, serves=serves)
             since = release.maintenance.get(replica)
             # While it still finishes requests it is draining.

@@ -1,4 +1,8 @@
-"""Finds processes by a variable in their environment: what outlived its supervisor is found after any crash."""
+"""Finds processes by a variable in their environment: what outlived its supervisor is found after any crash.
+
+A program that sets its title, as engine cores do, may overwrite its environment with it. Such a process is known by what it
+cannot overwrite: a value that is a folder marks every process that works in it and whose environment cannot say otherwise.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,29 @@ from pathlib import Path
 
 from kivactl.tools.clock import Clock
 
+KEEPS_ENVIRONMENT = {"SPT_NOENV": "1"}
+"""Makes setproctitle leave the environment readable. Source: https://github.com/dvarrazzo/py-setproctitle#environment-variables"""
+
+_DELETED = " (deleted)"
+
 
 def marked(variable: str, value: str) -> list[int]:
-    """Process ids, but our own, whose environment has `variable=value`. Only processes of the same user can be read."""
+    """Process ids, but our own, that carry a mark. Only processes of the same user can be read.
+
+    Args:
+        variable: Name of the variable.
+        value: Its whole value. Where it is the absolute path of a folder, those count too that work in this very folder and whose
+            environment is overwritten; someone's shell in it has its environment, and does not.
+    """
     needle = f"{variable}={value}".encode()
+    folder = os.path.realpath(value) if value.startswith("/") else None
     found = []
     for entry in os.listdir("/proc"):  # noqa: PTH208  (a Path for every process of the machine would double the time)
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         with suppress(OSError):
-            if needle in Path("/proc", entry, "environ").read_bytes().split(b"\0"):
+            environment = Path("/proc", entry, "environ").read_bytes()
+            if needle in environment.split(b"\0") or (folder is not None and _is_overwritten(environment) and _folder_of(entry) == folder):
                 found.append(int(entry))
     return found
 
@@ -66,3 +83,16 @@ def end_marked(variable: str, value: str, clock: Clock | None = None, patience_s
         if any(not marked(variable, value) for _ in (clock or Clock()).ticks(patience_s, every_s=0.1)):
             break
     return len(pids)
+
+
+def _is_overwritten(environment: bytes) -> bool:
+    """Whether an environment does not begin as one does, with a variable: a title has taken the place, or the zeros after it.
+
+    Of variables that the program had set anew itself, and of all behind them, there may be some left.
+    """
+    return bool(environment) and b"=" not in environment.partition(b"\0")[0]
+
+
+def _folder_of(entry: str) -> str:
+    """The folder a process works in, which may be deleted."""
+    return os.readlink(f"/proc/{entry}/cwd").removesuffix(_DELETED)  # noqa: PTH115  (as above)

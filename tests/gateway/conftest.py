@@ -33,7 +33,7 @@ from kivactl.targets.status import GATEWAY
 from kivactl.tools import envoy
 
 RECORDING_ENGINE = Path(__file__).with_name("recording_engine.py")
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 CHAT = "/v1/chat/completions"
 
 

@@ -47,7 +47,7 @@ def _ask(connection: http.client.HTTPSConnection, token: str) -> int:
 
 
 def _connect(port: int, trust: ssl.SSLContext) -> http.client.HTTPSConnection:
-    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=trust)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=trust)
     connection.connect()
     return connection
 
@@ -98,6 +98,7 @@ def test_renewals_under_load_fail_nothing(serving):
             assert outcomes[-1].data["served"] is True
             fingerprints.append(shown_fingerprint("127.0.0.1", gateway.port))
             assert fingerprints[-1] == outcomes[-1].data["fingerprint"]
+        gateway.until(lambda: all(client.asked > RENEWALS or not client.is_alive() for client in clients))
     finally:
         for client in clients:
             client.end()

@@ -140,7 +140,7 @@ def ask(gateway, token):
     return gateway.ask(GOOD, tenant=None, headers=[("authorization", f"Bearer {token}")])
 
 
-def until_accepted(gateway, provider, patience_s=15):
+def until_accepted(gateway, provider, patience_s=60):
     """The keys are fetched in the background, and again at the interval that the gateway has for it."""
     end_s = time.monotonic() + patience_s
     while (answer := ask(gateway, provider.token("anna"))).status != 200:

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -188,6 +189,41 @@ def test_no_server_is_a_connection_failure() -> None:
         unused.bind(("127.0.0.1", 0))
         record = Client(f"http://127.0.0.1:{unused.getsockname()[1]}/v1", "token", None, 5.0).ask(0, BODY)
     assert (record.failure, record.sent_ns) == (FailureKind.CONNECTION, None)
+
+
+def test_a_user_who_gave_up_connecting_connects_anew_when_it_is_possible_again() -> None:
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                if connection.recv(1 << 16):
+                    events = b'data: {"choices": [{"delta": {"content": "Berlin"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+                    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + events)
+
+    with socket.socket() as listener, ExitStack() as others:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        # Who comes first fills the queue of those to be accepted; whoever comes then is not even refused.
+        for _ in range(4):
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(listener.getsockname())
+        client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "token", None, timeout_s=0.5)
+        given_up = [client.ask(index, BODY) for index in range(3)]
+        assert [(record.failure, record.sent_ns) for record in given_up] == [(FailureKind.TIMEOUT, None)] * 3
+        others.close()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            # The kernel repeats its attempts ever more rarely, so one more may fail; it is the user's next that counts.
+            assert any(client.ask(3 + attempt, BODY).succeeded for attempt in range(60))
+        finally:
+            client.close()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def test_what_is_not_http_is_malformed() -> None:

@@ -89,6 +89,17 @@ def broken_and_healed(drill, site, observed):
     return figures
 
 
+def measured(begun, name):
+    """A drill and its figures. A machine too busy to measure on makes a drill invalid: as an operator would, it is done again."""
+    for _ in range(4):
+        drill, site, observed = begun(name)
+        figures = broken_and_healed(drill, site, observed)
+        if observed.healthy() is None:
+            break
+    assert observed.healthy() is None
+    return drill, site, figures
+
+
 def objectives_met(drill, figures):
     limits = {name: limit for name in type(drill.runbook.objectives).model_fields if (limit := getattr(drill.runbook.objectives, name)) is not None}
     return {name: figures[name] <= limit for name, limit in limits.items()}
@@ -100,9 +111,7 @@ def generator():
 
 @pytest.mark.parametrize("name", ["failover-killed", "failover-hung"])
 def test_a_replica_that_fails_is_replaced_and_no_request_is_lost_that_had_not_begun(name, begun):
-    drill, site, observed = begun(name)
-    figures = broken_and_healed(drill, site, observed)
-    assert observed.healthy() is None
+    drill, site, figures = measured(begun, name)
     assert all(objectives_met(drill, figures).values()), figures
     assert figures["lost_requests"] == 0
     assert figures["cut_streams"] <= 3, "one for each user at most"
@@ -113,9 +122,7 @@ def test_a_replica_that_fails_is_replaced_and_no_request_is_lost_that_had_not_be
 
 
 def test_a_killed_gateway_comes_back_and_what_that_costs_is_counted(begun):
-    drill, site, observed = begun("failover-gateway")
-    figures = broken_and_healed(drill, site, observed)
-    assert observed.healthy() is None
+    drill, _, figures = measured(begun, "failover-gateway")
     assert all(objectives_met(drill, figures).values()), figures
     assert figures["lost_requests"] + figures["cut_streams"] > 0, "what is under way at the gateway breaks off"
 
@@ -139,6 +146,9 @@ def test_what_a_drill_broke_and_nobody_healed_is_repaired_by_its_undo(light, beg
     step = drill.steps[0]
     outcomes = list(step.do.action.act(site, step.do.params))
     pid = outcomes[-1].data["result"]["pid"]
+    for _ in site.deployment.clock.ticks(5, every_s=0.02):  # the kernel delivers signals in its own time
+        if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+            break
     assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
     list(step.undo.action.act(site, step.undo.params))
     assert psutil.Process(pid).status() != psutil.STATUS_STOPPED
@@ -158,10 +168,15 @@ def quick(light):
 
 
 def test_by_the_command_line_a_missed_objective_is_a_verdict_of_its_own(light, quick):
-    light.run("runbook", quick, "--yes", "--set", "users=3", "--set", "recovery=1ms", code=6)
-    folder = max((light.layout.state / "runs").glob(f"{quick}-*"), key=lambda path: path.stat().st_mtime)
+    for _ in range(4):
+        child = light.start("runbook", quick, "--yes", "--set", "users=3", "--set", "recovery=1ms")
+        out, err = child.communicate(timeout=300)
+        folder = max((light.layout.state / "runs").glob(f"{quick}-*"), key=lambda path: path.stat().st_mtime)
+        if json.loads((folder / "measurements" / "summary.json").read_text())["invalid"] is None:
+            break
     end = json.loads((folder / "journal.jsonl").read_text().splitlines()[-1])
-    assert (end["event"], end["verdict"]) == ("closed", "objectives missed")
+    assert (end["event"], end["verdict"]) == ("closed", "objectives missed"), f"{out}\n{err}"
+    assert child.returncode == 6
     assert end["measured"]["recovery"] > 0.001
     assert end["measured"]["lost_requests"] == 0
     assert (folder / "measurements" / "load.de.svg").stat().st_size > 1000

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kivactl.loadtest.record import FailureKind, Record
-from kivactl.runbooks.figures import Look, Story, changes_in, figures_for, longest_gap, outage_s, phases_for, story_for
+from kivactl.runbooks.figures import Gap, Look, Story, changes_in, figures_for, gaps_in, outage_s, phases_for, story_for
 
 UP = {"gateway": ("serving", 1), "m-0": ("serving", 2), "m-1": ("serving", 3)}
 DOWN = UP | {"m-0": ("restarting", 0)}
@@ -131,9 +131,39 @@ def test_only_changes_of_health_are_kept():
     assert [look.at_s for look in changes_in(looks((0, UP), (1, UP), (2, DOWN), (3, DOWN), (4, BACK)))] == [0, 2, 4]
 
 
-def test_the_longest_time_without_a_look():
-    assert longest_gap(looks((-1, UP), (1, UP), (2, UP), (9, UP)), 0, 10) == (2, 7)
-    assert longest_gap([], 0, 10) == (0, 10)
+def test_gaps_are_the_long_times_without_a_look_from_begin_to_end():
+    assert gaps_in(looks((-1, UP), (1, UP), (2, UP), (9, UP)), 0, 10, 3) == (Gap(2, 9),)
+    assert gaps_in(looks((4, UP)), 0, 10, 3) == (Gap(0, 4), Gap(4, 10))
+    assert gaps_in(looks((3, UP), (6, UP), (9, UP)), 0, 10, 3) == ()
+    assert gaps_in([], 0, 10, 3) == (Gap(0, 10),)
+
+
+@pytest.mark.parametrize(
+    ("seen", "gap", "noticed", "recovered", "degraded"),
+    [
+        pytest.param([(9, UP), (11, DOWN), (15, BACK), (19, BACK)], Gap(2, 6), 11, 15, 5 + 4, id="before the fault"),
+        pytest.param([(9, UP), (14, DOWN), (16, BACK), (19, BACK)], Gap(9, 14), 14, 16, 7, id="about the fault"),
+        pytest.param([(9, UP), (14, BACK), (19, BACK)], Gap(9, 14), 14, 14, 5, id="all of it unseen"),
+        pytest.param([(9, UP), (11, DOWN), (15, BACK), (19, BACK)], Gap(11, 15), 11, 15, 5, id="while it was down"),
+        pytest.param([(9, UP), (11, DOWN), (12, BACK), (16, BACK), (19, BACK)], Gap(12, 16), 11, 16, 6, id="after it was back"),
+        pytest.param([(9, UP), (11, DOWN), (12, BACK), (16, DOWN), (17, BACK)], Gap(12, 16), 11, 17, 7, id="down again after it"),
+        pytest.param([(9, UP), (11, DOWN), (12, BACK), (16, BACK)], Gap(16, 20), 11, None, 2 + 4, id="until the end"),
+        pytest.param([(9, UP), (11, DOWN), (12, BACK), (16, BACK), (20.5, BACK)], Gap(16, 20), 11, 20.5, 2 + 4, id="until after the end"),
+        pytest.param([(9, UP), (19, UP)], Gap(9, 19), None, None, 11, id="never noticed"),
+    ],
+)
+def test_what_was_not_seen_counts_as_degraded_and_nothing_has_healed_before_it(seen, gap, noticed, recovered, degraded):
+    found = story_for(looks((0, UP), *seen), [("fault", 10.0)], 0, 20, [gap])
+    assert (found.noticed_s, found.recovered_s, found.degraded_s) == (noticed, recovered, degraded)
+
+
+def test_gaps_count_without_a_fault_and_no_second_counts_twice():
+    found = story_for(looks((0, UP), (5, DOWN), (7, UP), (19, UP)), [], 0, 20, [Gap(4, 8), Gap(16, 20)])
+    assert found.degraded_s == 8
+
+
+def test_what_is_down_when_the_load_begins_is_down_from_its_begin_on():
+    assert story_for(looks((-1, DOWN), (1, DOWN), (2, UP), (19, UP)), [], 0, 20).degraded_s == 2
 
 
 def in_order(pairs):
@@ -166,6 +196,21 @@ def test_moments_are_in_order_and_times_are_within_the_run(seen, fault_s):
     if found.recovered_s is not None:
         assert all(look.full for look in seen if look.at_s > found.recovered_s)
         assert found.degraded_s >= found.noticed_s - found.fault_s - 1e-9
+
+
+@given(seen, st.one_of(st.none(), st.floats(0, 100)), st.floats(0.1, 50))
+def test_figures_with_gaps_counted_are_never_smaller_than_without(seen, fault_s, longer_than_s):
+    marks, gaps = [] if fault_s is None else [("fault", fault_s)], gaps_in(seen, 0, 100, longer_than_s)
+    counted, uncounted = story_for(seen, marks, 0, 100, gaps), story_for(seen, marks, 0, 100)
+    assert counted.degraded_s >= uncounted.degraded_s - 1e-9
+    assert 100 + 1e-9 >= counted.degraded_s >= sum(gap.length_s for gap in gaps) - 1e-9
+    assert counted.noticed_s == uncounted.noticed_s
+    assert counted.recovered_s is None or counted.recovered_s >= uncounted.recovered_s
+    if counted.recovered_s is not None:
+        assert not [gap for gap in gaps if gap.end_s > counted.recovered_s]
+        assert all(look.full for look in seen if look.at_s > counted.recovered_s)
+    if not gaps:
+        assert counted == uncounted
 
 
 @given(requests, st.sampled_from([story(), story(back=None), story(noticed=None, back=None), story(fault=None, noticed=None, back=None)]))

@@ -19,6 +19,7 @@ from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.binding import bind
 from kivactl.runbooks.figures import Look
 from kivactl.runbooks.format import Load, Objectives
+from kivactl.runbooks.notes import Note
 from kivactl.tools.clock import Clock
 
 UP = {"gateway": ("serving", 1), "m-0": ("serving", 2), "m-1": ("serving", 3)}
@@ -102,13 +103,13 @@ def observe(site, bound, seconds, monkeypatch):
     assert not [thread for thread in threading.enumerate() if thread.name == "health" or thread.name.startswith("check ")]
 
 
-def seen(one, seconds, *, blind=False):
-    """Ten seconds under load, a fault, its discovery, the way back, ten more seconds."""
+def seen(one, seconds, *, blind=(0.0, 0.0)):
+    """Ten seconds under load, a fault, its discovery, the way back, ten more seconds; but for those seconds nobody looks at."""
     one._sampler.stop()
-    step_s = 4.0 if blind else 0.5
-    for number in range(int(40 / step_s)):
-        at_s = BEGAN_S + number * step_s
-        one._sampler.looks.append(Look(at_s, UP if at_s < BEGAN_S + 11 else DOWN if at_s < BEGAN_S + 15 else BACK))
+    for number in range(81):
+        at_s = BEGAN_S + number * 0.5
+        if not BEGAN_S + blind[0] < at_s < BEGAN_S + blind[1]:
+            one._sampler.looks.append(Look(at_s, UP if at_s < BEGAN_S + 11 else DOWN if at_s < BEGAN_S + 15 else BACK))
     seconds.now_s = BEGAN_S + 20
     one.mark("fault", BEGAN_S + 10)
 
@@ -162,11 +163,34 @@ def test_a_generator_that_was_late_or_failed_makes_it_invalid_though_the_figures
     assert told in json.loads((one.folder / "summary.json").read_text())["invalid"]
 
 
-def test_looks_that_are_missing_make_it_invalid(observe, seconds):
-    one, _ = observe()
-    seen(one, seconds, blind=True)
+def within(bound, **limits):
+    """The runbook with other objectives."""
+    return replace(bound, runbook=bound.runbook.model_copy(update={"objectives": Objectives.model_validate(limits)}))
+
+
+def test_looks_that_are_missing_count_against_the_platform_and_it_may_pass_even_so(observe, bound, seconds):
+    one, _ = observe(within(bound, detection="5s", degraded="10s", recovery="10s"))
+    seen(one, seconds, blind=(14, 18.5))
+    figures = one.end()
+    assert one.healthy() is None
+    assert {name: figures[name] for name in ("detection", "degraded", "recovery")} == {"detection": 1, "degraded": 8.5, "recovery": 8.5}
+    notes = json.loads((one.folder / "summary.json").read_text())["notes"]
+    assert notes == [Note("unseen", {"for_s": 4.5, "since_s": 14}).as_dict()]
+
+
+def test_looks_that_are_missing_make_it_invalid_where_they_decide(observe, bound, seconds):
+    one, _ = observe(within(bound, recovery="7s"))
+    seen(one, seconds, blind=(14, 18.5))
+    assert one.end()["recovery"] == 8.5
+    assert "could not be looked at for 4.5 s, from second 14 on" in one.healthy()
+    assert one.healthy() == json.loads((one.folder / "summary.json").read_text())["invalid"]
+
+
+def test_a_long_time_without_looks_makes_it_invalid_whatever_was_seen(observe, bound, seconds):
+    one, _ = observe(within(bound, degraded="1h"))
+    seen(one, seconds, blind=(4, 14.5))
     one.end()
-    assert "could not be looked at for 4.0 s" in one.healthy()
+    assert "could not be looked at for 10.5 s" in one.healthy()
 
 
 def test_a_run_taken_up_after_its_fault_is_no_measurement(observe, seconds):

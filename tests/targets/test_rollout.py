@@ -13,6 +13,7 @@ from stand_in_platform import STAND_IN, Load
 from kivactl.errors import NotReadyError, ToolError
 from kivactl.plan import Status, Verb
 from kivactl.targets.status import Health, status_of
+from kivactl.tools import vllm
 from kivactl.tools.supervisor import Supervisor
 
 pytestmark = pytest.mark.real
@@ -56,6 +57,19 @@ def test_a_killed_replica_is_not_noticed_and_comes_back(site):
         site.until(Health.SERVING, unlike=victim)
     assert set(load.statuses) == {200}
     assert site.pid("m-0") not in {0, victim}
+
+
+def test_a_replica_started_anew_is_not_called_serving_on_the_word_about_the_one_before(site):
+    site.deploy(site.desired(1, "--listen-after", "2"))
+    site.until(Health.SERVING)
+    victim = site.pid("m-0")
+    os.kill(victim, signal.SIGKILL)
+    while True:
+        replica = next(component for component in status_of(site.layout, "kiva").components if component.name == "m-0")
+        if replica.pid not in {0, victim} and replica.health is Health.SERVING:
+            break
+        time.sleep(0.05)
+    assert vllm.generates(site.layout.engine_socket("m-0"))
 
 
 def test_children_of_a_killed_replica_do_not_outlive_it(site):

@@ -9,6 +9,7 @@ from typing import Any
 from kivactl.runbooks.evidence.pictures import Span, harmless, steps_picture
 from kivactl.runbooks.evidence.report import Material, Picture, Row, Section, Table, row
 from kivactl.runbooks.evidence.wording import STEP_STATES, Voice
+from kivactl.runbooks.notes import text_from
 from kivactl.runbooks.record import Person, StepRecord, StepState
 from kivactl.runbooks.rendering import action_text, role_text
 from kivactl.runbooks.replay import person_from, time_from
@@ -46,10 +47,11 @@ def load(material: Material, voice: Voice) -> Section | None:
     """Requests before, during and after the fault, with the pictures; None when nothing was observed under load."""
     told = material.summary.get("load")
     pictures = list(_pictures(material, voice))
+    notes = [text_from(note, voice.language) for note in material.summary.get("notes") or ()]
     if not isinstance(told, Mapping):
-        return Section(voice.word("load"), pictures=tuple(pictures)) if pictures else None
+        return Section(voice.word("load"), tuple(notes), pictures=tuple(pictures)) if pictures or notes else None
     texts = [voice.word("load_text", users=told.get("users"), model=told.get("model"), scenario=told.get("scenario"))]
-    texts += [str(note) for note in material.summary.get("notes") or ()]
+    texts += notes
     phases = [phase for phase in material.summary.get("phases") or () if isinstance(phase, Mapping)]
     rows = [_phase_row(phase, voice, alone=len(phases) == 1) for phase in phases]
     head = tuple(voice.word(key) for key in ("phase", "took", "answered", "lost", "cut", "ttft", "e2e"))

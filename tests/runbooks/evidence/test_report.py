@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -17,6 +18,7 @@ from kivactl.runbooks.evidence.pages import markdown_text
 from kivactl.runbooks.evidence.report import met
 from kivactl.runbooks.evidence.wording import FIGURES, STATES, STEP_STATES, VERDICTS, WORDS, Voice
 from kivactl.runbooks.format import Objectives
+from kivactl.runbooks.notes import Note
 from kivactl.runbooks.record import State, StepState, Verdict
 
 VOID = {"meta", "br", "link", "img"}
@@ -207,6 +209,22 @@ def test_a_measurement_that_cannot_be_believed_says_so(new_run, authority):
     assert text.startswith("# Measurement invalid: ")
     assert "The measurement cannot be relied on: the load generator was late by 2000 ms." in text
     assert "| From the fault until it was noticed | 15 s | not measured | no |" in text
+
+
+@pytest.mark.parametrize("load", [True, False])
+def test_what_is_to_be_kept_in_mind_of_a_measurement_is_told_in_the_readers_language(drill, authority, load):
+    path = drill.folder / "measurements" / "summary.json"
+    notes = [Note("unseen", {"for_s": 4.2, "since_s": 12}).as_dict(), Note("late", {"ms": 7.5}).as_dict(), "a note of an older version"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": notes} | ({} if load else {"load": None})))
+    drill.write()
+    english, german = (evidence.report(drill.folder, language, "md") for language in ("en", "de"))
+    assert "The components could not be looked at for 4.2 s, from second 12 on: counted as degraded." in english
+    assert "times to the first token may be too long" in english
+    assert "Die Komponenten waren 4,2 s lang nicht zu sehen, von Sekunde 12 an: als eingeschränkter Betrieb gezählt." in german
+    assert "Der Lastgenerator kam bis zu 7,5 ms zu spät" in german
+    assert "could not be looked at" not in german
+    assert "a note of an older version" in english
+    assert "a note of an older version" in german
 
 
 def test_a_run_that_has_not_ended_has_a_report_that_is_not_signed(new_run):

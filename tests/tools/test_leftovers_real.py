@@ -1,0 +1,25 @@
+"""What is found of a real engine whose core has written its title over its environment."""
+
+from pathlib import Path
+
+import pytest
+import tiny_engine
+import tiny_model
+
+from kivactl.tools import leftovers
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="session")
+def engine(request):
+    return tiny_engine.engine(request.config, tiny_model.build)
+
+
+def test_an_engines_core_is_found_by_the_folder_it_works_in(engine):
+    core, folder = engine.core(), str(Path(f"/proc/{engine.process.pid}/cwd").readlink())
+    assert b"KIVA_REPLICA" not in Path(f"/proc/{core.pid}/environ").read_bytes(), "it was started without what keeps the environment"
+    found = leftovers.marked("KIVA_STATE", folder)
+    assert core.pid in found
+    assert engine.process.pid not in found, "it works there too, and has its environment"
+    assert core.pid not in leftovers.marked("KIVA_STATE", str(Path(folder).parent))
