@@ -12,8 +12,9 @@ ENGINE := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu
 REQUIREMENTS := requirements/$(ENGINE).txt
 READY := .venv/.ready-$(ENGINE)
 
-# Program or file that proves a system package, and Debian's name of the package.
-SYSTEM := openssl:openssl restic:restic ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd
+# Program or file that proves a system package, and Debian's name of the package; tests and benchmarks need some more.
+SYSTEM := openssl:openssl restic:restic
+TEST_SYSTEM := $(SYSTEM) ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,7 +25,7 @@ up: $(READY)  ## a running platform on this machine, with a first chat and a sho
 down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
-test: test-fast  ## everything: lint, fast tests, real engines and gateway (50 minutes on two cores)
+test: test-system test-fast  ## everything: lint, fast tests, real engines and gateway (50 minutes on two cores)
 	$(BIN)/python -m pytest -m real
 
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)
@@ -63,10 +64,12 @@ $(READY): pyproject.toml $(REQUIREMENTS) | system
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . 2> >(grep -v "^WARNING: Location" >&2)
 	@rm -f .venv/.ready-*; touch $@
 
-.PHONY: system
-system:
+.PHONY: system test-system
+system: NEEDED := $(SYSTEM)
+test-system: NEEDED := $(TEST_SYSTEM)
+system test-system:
 	@missing=""; \
-	for pair in $(SYSTEM); do command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	for pair in $(NEEDED); do command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	test -z "$$missing" && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -18,7 +18,8 @@ from kivactl.errors import CheckError, PreconditionError, ToolError
 from kivactl.plan import Status
 from kivactl.stack.secret import Secret
 from kivactl.tools import restic
-from kivactl.tools.restic import NoRepository, Restic, parse_forgotten, parse_snapshots, parse_summary, said_in, sftp_host
+from kivactl.tools.restic import NoRepository, Restic
+from kivactl.tools.restic_output import parse_forgotten, parse_snapshots, parse_summary, said_in, sftp_host
 
 RECORDED = Path(__file__).parent / "recorded"
 FAILURES = json.loads((RECORDED / "restic_failures.json").read_text())

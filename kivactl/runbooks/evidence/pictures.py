@@ -23,7 +23,7 @@ _WITHOUT_STYLE = {"stroke-linejoin": "round", "stroke-linecap": "butt"}
 
 COLORS = {"done": "#009E73", "failed": "#D55E00", "undone": "#E69F00", "begun": "#777777"}
 _WIDTH, _LABELS, _ROW, _TOP, _BOTTOM = 720.0, 250.0, 22.0, 6.0, 40.0
-_LONGEST_LABEL = 42
+_LONGEST_LABEL = 38
 _NARROWEST = 2.0
 _TICKS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 86400)
 _MOST_TICKS = 7
