@@ -8,6 +8,9 @@ a `ValueError`, and anything else that reaches the boundary is our bug (exit cod
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -96,3 +99,20 @@ def from_os_error(error: OSError) -> KivaError | None:
             return PreconditionError(f"{where} lies on a read-only file system", "choose another folder with `storage.state` in kiva.yaml")
         case _:
             return None
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Translate what the operating system refuses within; it is said of a path where the system names none itself.
+
+    Raises:
+        KivaError: As `from_os_error`.
+        OSError: The cause is not the user's to mend.
+    """
+    try:
+        yield
+    except OSError as error:
+        known = from_os_error(error if error.filename is not None else OSError(error.errno, error.strerror, str(path)))
+        if known is None:
+            raise
+        raise known from error

@@ -7,12 +7,11 @@ import os
 import re
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kivactl import root
-from kivactl.errors import KivaError, PreconditionError, SpecError, ToolError, from_os_error
+from kivactl.errors import KivaError, PreconditionError, SpecError, ToolError, told
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Change, Outcome, Plan, Verb, digest
 from kivactl.spec.gateway import Gateway
@@ -41,7 +40,7 @@ def plan_provision(platform: Platform, folder: Path, layout: Layout) -> Plan:
         SpecError: A name for the certificate is neither a DNS name nor an address.
         ToolError: Ansible failed.
     """
-    with _told(layout):
+    with told(layout.state):
         run = _play(platform, folder, layout, check=True)
         outcomes = list(run)
     changes = changes_from(outcomes, layout)
@@ -63,7 +62,7 @@ def apply_provision(platform: Platform, folder: Path, layout: Layout) -> Iterato
         SpecError: A name for the certificate is neither a DNS name nor an address.
         ToolError: Ansible failed.
     """
-    with _told(layout):
+    with told(layout.state):
         _refuse_foreign(layout.state)
         layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)  # the lock and the journal come before the first task
         with held(layout.lock, "provision"), Journal(layout.journal, run_name("provision"), {"names": names_for(platform.gateway)}) as journal:
@@ -157,17 +156,6 @@ def _play(platform: Platform, folder: Path, layout: Layout, *, check: bool) -> G
     )
     for failure in summary.failures:
         raise error_for(failure, layout)
-
-
-@contextmanager
-def _told(layout: Layout) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        known = from_os_error(error if error.filename is not None else OSError(error.errno, error.strerror, str(layout.state)))
-        if known is None:
-            raise
-        raise known from error
 
 
 def _refuse_foreign(state: Path) -> None:

@@ -11,6 +11,7 @@ from own_runbooks import GOOD, SPEC, written
 
 from kivactl import root
 from kivactl.cli.output import Mode, Sink
+from kivactl.cli.runbook_group import assigned
 from kivactl.cli.runbook_running import answers_of
 from kivactl.cli.runbook_sheets import summary_lines
 from kivactl.errors import UsageError
@@ -238,3 +239,25 @@ def test_a_ctrl_c_while_something_is_drawn_reaches_the_flow(monkeypatch):
         asking.outcomes(flow(), seen)
     assert undone == ["one"]
     assert [outcome.step for outcome in seen] == ["one", "undo: one"]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["restore", "--replace"], ["restore", "--set", "replace=true"]),
+        (["restore", "--password-file=/x=y", "--yes"], ["restore", "--set", "password_file=/x=y", "--yes"]),
+        (["restore", "--set", "a=b", "--plan", "-o", "json", "--"], ["restore", "--set", "a=b", "--plan", "-o", "json", "--"]),
+        (["restore", "--", "--replace"], ["restore", "--", "--replace"]),
+        (["restore", "--empty="], ["restore", "--set", "empty="]),
+    ],
+)
+def test_a_parameter_may_be_given_as_an_option(words, meant):
+    assert assigned(words, {"--set", "--plan", "--yes", "--output"}) == meant
+
+
+def test_an_option_that_neither_the_command_nor_the_runbook_has_is_told_with_the_nearest(kivactl, platform):
+    seen = kivactl("runbook", "restore", "--plan", "--repalce")
+    assert seen.code == 2
+    assert "there is no parameter 'repalce'; did you mean 'replace'?" in seen.stderr
+    assert kivactl("runbook", "restore", "--plan", "--replace", "--snapshot=abc").code == 0
+    assert kivactl("runbook", "--replace").code == 2

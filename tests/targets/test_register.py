@@ -178,3 +178,15 @@ def test_the_lock_is_waited_for_but_not_for_ever(layout):
 def test_before_provisioning_there_is_no_lock(tmp_path):
     with pytest.raises(PreconditionError, match="not provisioned"), locked(Layout(tmp_path / "state", tmp_path), "token issue", Clock()):
         pass
+
+
+def test_a_register_out_of_a_backup_lets_nobody_in_again_who_was_refused_since():
+    def token(id_, key="k1", revoked_at=None):
+        return Entry(id_, "lab", "client", NOW - timedelta(days=1), None, revoked_at, key)
+
+    restored = Register((token("a"), token("b"), token("c", revoked_at=NOW - timedelta(hours=2))))
+    later = Register((token("a"), token("b", revoked_at=NOW - timedelta(hours=1)), token("c"), token("d"), token("e", key="k2"), token("f", revoked_at=NOW)))
+    merged = restored.with_history_of(later, frozenset({"k1"}), NOW)
+    assert {one.id: one.revoked_at is not None for one in merged.tokens} == {"a": False, "b": True, "c": True, "d": False, "e": True, "f": True}
+    assert merged.with_history_of(later, frozenset({"k1"}), NOW) == merged, "a second time nothing changes"
+    assert restored.with_history_of(Register(), frozenset({"k1"}), NOW) == restored

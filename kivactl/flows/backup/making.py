@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from kivactl.errors import PreconditionError
+from kivactl.errors import PreconditionError, told
 from kivactl.flows.backup.stage import FORMAT, build_stage, size_of, stage_of
 from kivactl.flows.backup.store import NoPassphrase, folder_of, made_passphrase, open_store, repository_of
 from kivactl.flows.deploy import Deployment
@@ -34,7 +34,8 @@ def make(deployment: Deployment) -> Iterator[Outcome]:
     with held(layout.lock, "backup"):
         started_s = clock.now_s()
         yield Outcome("state", Status.STARTED, "copying")
-        manifest = build_stage(deployment)
+        with told(stage_of(layout)):
+            manifest = build_stage(deployment)
         size = size_of(manifest)
         yield Outcome("state", Status.DONE, f"{len(manifest['files'])} files, {format_bytes(size)}", clock.now_s() - started_s)
         made = made_passphrase(deployment)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kivactl.errors import CheckError, from_os_error
+from kivactl.errors import CheckError, told
 from kivactl.flows.restore.manifest import File, Manifest
 from kivactl.flows.restore.places import KEPT
 from kivactl.stack.layout import Layout
@@ -58,18 +58,6 @@ def whole_or_gone(folder: Path) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Say what the operating system refuses; of a path where it names none itself."""
-    try:
-        yield
-    except OSError as error:
-        known = from_os_error(error if error.filename is not None else OSError(error.errno, error.strerror, str(path)))
-        if known is None:
-            raise
-        raise known from error
 
 
 def copy_file(source: Path, to: Path, known: File) -> None:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from kivactl.errors import CheckError, PreconditionError, UsageError
-from kivactl.flows.restore.building import told, whole_or_gone
+from kivactl.errors import CheckError, PreconditionError, UsageError, told
+from kivactl.flows.restore.building import whole_or_gone
 from kivactl.flows.restore.manifest import FILE, FORMAT, Manifest, faults_of_files, read_manifest, refuse_format
 from kivactl.flows.restore.places import verified_of
 from kivactl.plan import Outcome, Status

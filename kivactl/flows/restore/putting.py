@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kivactl import journal
-from kivactl.errors import PreconditionError
+from kivactl.errors import KivaError, PreconditionError, told
 from kivactl.flows.deploy import Deployment
-from kivactl.flows.restore.building import build_state, copy_file, keep_logs, told, whole_or_gone
+from kivactl.flows.restore.building import build_state, copy_file, keep_logs, whole_or_gone
 from kivactl.flows.restore.exchange import before_of, give_up, go_back, note_before, place, prepare, read_exchange, settle, unsettled
 from kivactl.flows.restore.losing import lost_of
 from kivactl.flows.restore.manifest import File, Manifest, ModelEntry, read_manifest, sha256_of
@@ -80,7 +80,7 @@ def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcom
     """
     layout, places = deployment.layout, places_for(deployment.layout)
     if _running(deployment):
-        raise PreconditionError(f"the platform '{deployment.platform.name}' is running", "kivactl runbook restore --set replace=true")
+        raise PreconditionError(f"the platform '{deployment.platform.name}' is running", "kivactl runbook restore --replace")
     manifest = read_manifest(places.fetched, deployment.platform.name)
     exchange = read_exchange(places)
     if exchange is None or (exchange.run, exchange.snapshot) != (run, snapshot):
@@ -248,33 +248,38 @@ def _merge_runs(tree: Path, manifest: Manifest, state: Path) -> None:
 
 
 def _keep_revocations(old: Layout, new: Layout) -> Iterator[Outcome]:
-    """A token that was revoked since the backup stays so, where there is still someone to tell of it."""
-    if not old.signing_key.exists():
-        return
-    signing, before = key_id(new.signing_key.read_bytes()), key_id(old.signing_key.read_bytes())
-    retired = {path.stem for path in new.retired_keys.glob("*.pem")} if new.retired_keys.is_dir() else set()
+    """A token that was revoked since the backup stays so, where there is still someone to tell of it. Damage of the old state is in nobody's way."""
+    signing = key_id(new.signing_key.read_bytes())
+    accepted = {signing, *(path.stem for path in new.retired_keys.glob("*.pem"))}
+    before = _key_of(old)
+    if before is not None and before not in accepted:
+        said = "the signing key was rotated since the backup, and is the one of the backup again; if that was in wrong hands: kivactl token rotate-keys --now"
+        yield Outcome("signing key", Status.DONE, said)
     try:
         later = read_register(old)
-    except PreconditionError as error:
+    except KivaError as error:
         yield Outcome("tokens", Status.DONE, f"{error.message}: what was revoked since the backup is not known; revoke it again: kivactl token revoke")
         return
     restored = read_register(new)
-    merged = restored.with_history_of(later, frozenset({signing, *retired}), datetime.now(UTC))
+    merged = restored.with_history_of(later, frozenset(accepted), datetime.now(UTC))
     if merged != restored:
         write_register(new, merged)
         revoked = sum(token.revoked_at is not None for token in merged.tokens) - sum(token.revoked_at is not None for token in restored.tokens)
         said = f"{len(merged.tokens) - len(restored.tokens)} issued and {revoked} revoked since the backup are taken along"
         yield Outcome("tokens", Status.DONE, said)
-    if before not in {signing, *retired}:
-        said = "the signing key was rotated since the backup, and is the one of the backup again; if that was in wrong hands: kivactl token rotate-keys --now"
-        yield Outcome("signing key", Status.DONE, said)
+
+
+def _key_of(layout: Layout) -> str | None:
+    """The id of the key that signs; None where there is none, or it is damaged."""
+    try:
+        return key_id(layout.signing_key.read_bytes())
+    except (OSError, KivaError):
+        return None
 
 
 def _refuse_running(deployment: Deployment, *, running: bool, replace: bool) -> None:
     if running and not replace:
-        raise PreconditionError(
-            f"the platform '{deployment.platform.name}' is running: a restore would replace it", "kivactl runbook restore --set replace=true"
-        )
+        raise PreconditionError(f"the platform '{deployment.platform.name}' is running: a restore would replace it", "kivactl runbook restore --replace")
 
 
 def _running(deployment: Deployment) -> bool:

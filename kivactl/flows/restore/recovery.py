@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kivactl.errors import PreconditionError, UsageError
-from kivactl.flows.restore.building import copy_file, told
+from kivactl.errors import PreconditionError, UsageError, told
+from kivactl.flows.restore.building import copy_file
 from kivactl.flows.restore.fetching import Repository, fetch_spec
 from kivactl.flows.restore.manifest import Manifest
 from kivactl.targets.lock import held, holder_of
