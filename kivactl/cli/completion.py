@@ -10,7 +10,7 @@ from kivactl.errors import KivaError
 
 if TYPE_CHECKING:
     from kivactl.flows.deploy import Deployment
-    from kivactl.runbooks.binding import Bound
+    from kivactl.runbooks.bound import Bound
     from kivactl.spec.load import Loaded
 
 MEANT = "kivactl.runbook"

@@ -18,7 +18,7 @@ from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, Kiv
 if TYPE_CHECKING:
     from kivactl.flows.deploy import Deployment
     from kivactl.plan import Outcome
-    from kivactl.runbooks.binding import Bound, BoundStep
+    from kivactl.runbooks.bound import Bound, BoundStep
     from kivactl.runbooks.engine import Order, Rooms
     from kivactl.runbooks.record import Record
 
@@ -179,9 +179,10 @@ def _recovered(options: Common, bound: Bound, order: Callable[[Bound], Order], *
     folder = Path.cwd()
     if not options.sink.confirm(f"There is no kiva.yaml here. Take it out of the backup into {folder}?", yes):
         raise typer.Exit(130)
+    from kivactl.flows.backup import open_store_by_name
     from kivactl.flows.restore import recover_spec
 
-    path = recover_spec(folder, bound.parameters)
+    path = recover_spec(folder, bound.parameters, open_store_by_name)
     options.sink.note(f"{path} was taken out of the backup")
     return True
 

@@ -12,7 +12,7 @@ from typing import Any
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.plan import Outcome, Status
 from kivactl.runbooks import chain, runs
-from kivactl.runbooks.binding import Bound
+from kivactl.runbooks.bound import Bound
 from kivactl.runbooks.chain import Chain
 from kivactl.runbooks.record import Person, State
 from kivactl.runbooks.replay import approvals_of

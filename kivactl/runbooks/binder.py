@@ -12,7 +12,7 @@ from kivactl.errors import KivaError, SpecError
 from kivactl.runbooks import parameters, tolerances
 from kivactl.runbooks.actions import ACTIONS, PROBES
 from kivactl.runbooks.actions.action import Action, Params, Probe
-from kivactl.runbooks.binding import Bound, BoundAction, BoundCheck, BoundStep, Results, faulty
+from kivactl.runbooks.bound import Bound, BoundAction, BoundCheck, BoundStep, Results
 from kivactl.runbooks.format import ROLES, Check, Parameter, ParameterType, Runbook, Step
 from kivactl.runbooks.listing import RESERVED_NAMES
 from kivactl.runbooks.placeholders import Known, Steps, resolved, used_in
@@ -387,6 +387,13 @@ class Binder:
 
     def _fault(self, node: Node, where: Steps, message: str) -> None:
         self._faults.append(Fault(node.place, path_of(where), message))
+
+
+def faulty(path: Path, faults: list[Fault]) -> SpecError:
+    """The error that tells every fault of a runbook, in the order of its lines."""
+    ordered = sorted(set(faults), key=lambda fault: (fault.place.line, fault.path, fault.message))
+    count = "a fault" if len(ordered) == 1 else f"{len(ordered)} faults"
+    return SpecError(f"the runbook {path} has {count}", f"correct it, then: kivactl runbook check {path}", tuple(map(str, ordered)))
 
 
 def _below(path: str, parent: str) -> bool:

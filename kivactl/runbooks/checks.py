@@ -15,7 +15,7 @@ from kivactl.spec.quantities import format_bytes, format_duration
 from kivactl.tools.clock import Clock
 
 if TYPE_CHECKING:
-    from kivactl.runbooks.binding import BoundCheck
+    from kivactl.runbooks.bound import BoundCheck
 
 _LONGEST_SHOWN = 120
 

@@ -17,7 +17,7 @@ from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
 from kivactl.runbooks import chain, resuming, runs
 from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.approvals import until_approved
-from kivactl.runbooks.binding import Bound, BoundCheck
+from kivactl.runbooks.bound import Bound, BoundCheck
 from kivactl.runbooks.chain import Chain
 from kivactl.runbooks.checks import look
 from kivactl.runbooks.record import Record, Verdict

@@ -20,7 +20,7 @@ from kivactl.loadtest.record import Record, read_records
 from kivactl.loadtest.scenario import assignment_for, load_scenario
 from kivactl.runbooks import sampling, validity
 from kivactl.runbooks.actions.action import Site
-from kivactl.runbooks.binding import Bound
+from kivactl.runbooks.bound import Bound
 from kivactl.runbooks.drill_picture import picture_for
 from kivactl.runbooks.figures import Look, Phase, Story, changes_in, figures_for, gaps_in, phases_for, story_for
 from kivactl.runbooks.format import Load, ParameterType

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kivactl.runbooks.binding import Bound, BoundAction, BoundCheck, BoundStep
+from kivactl.runbooks.bound import Bound, BoundAction, BoundCheck, BoundStep
 from kivactl.runbooks.checks import described
 from kivactl.runbooks.format import ROLES, Objectives, Parameter
 from kivactl.runbooks.placeholders import labelled

@@ -10,7 +10,7 @@ from typing import Any
 from kivactl import journal
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.flows.deploy import Deployment
-from kivactl.runbooks.binding import Bound
+from kivactl.runbooks.bound import Bound
 from kivactl.runbooks.record import Record, StepState
 from kivactl.runbooks.replay import known_specs
 

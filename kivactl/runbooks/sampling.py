@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kivactl.runbooks.actions.action import Site
-from kivactl.runbooks.binding import BoundCheck
+from kivactl.runbooks.bound import BoundCheck
 from kivactl.runbooks.checks import Seen, look
 from kivactl.runbooks.figures import Look
 from kivactl.targets.status import status_of

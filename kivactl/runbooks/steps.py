@@ -10,7 +10,7 @@ from kivactl.errors import CheckError, KivaError, PreconditionError, from_os_err
 from kivactl.plan import Outcome, Status
 from kivactl.runbooks import chain, runs
 from kivactl.runbooks.actions.action import Site
-from kivactl.runbooks.binding import Bound, BoundAction, BoundCheck, BoundStep
+from kivactl.runbooks.bound import Bound, BoundAction, BoundCheck, BoundStep
 from kivactl.runbooks.chain import Chain
 from kivactl.runbooks.checks import Seen, described, look
 from kivactl.runbooks.overdue import limited

@@ -226,7 +226,7 @@ def test_where_there_is_no_spec_it_is_taken_out_of_the_backup(kivactl, platform,
     monkeypatch.setattr(root, "content", lambda folder: tmp_path / "runbooks" if folder == "runbooks" else content(folder))
     taken = []
 
-    def recover_spec(folder, parameters):
+    def recover_spec(folder, parameters, _):
         taken.append((folder, dict(parameters)))
         (folder / "kiva.yaml").write_text(text)
         return folder / "kiva.yaml"
@@ -244,7 +244,7 @@ def test_where_there_is_no_spec_it_is_taken_out_of_the_backup(kivactl, platform,
 def test_a_backup_that_is_not_there_is_told(kivactl, tmp_path, monkeypatch):
     import types
 
-    def refuse(folder, parameters):
+    def refuse(folder, parameters, _):
         raise PreconditionError("there is no backup", "kivactl backup list")
 
     written(tmp_path, PLAIN.replace("steps:", "spec: recovered\nsteps:"), "mine")

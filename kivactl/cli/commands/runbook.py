@@ -14,7 +14,7 @@ from kivactl.cli.runbook_options import Answers, As, Form, Lang, Language, OwnLa
 from kivactl.cli.site import deployment_of, layout_of
 
 if TYPE_CHECKING:
-    from kivactl.runbooks.binding import Bound
+    from kivactl.runbooks.bound import Bound
     from kivactl.runbooks.engine import Order
 
 app = typer.Typer(

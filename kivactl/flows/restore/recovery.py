@@ -19,13 +19,13 @@ from kivactl.targets.lock import held, holder_of
 _PLACE = ".kiva-recover-"
 
 
-def recover_spec(folder: Path, parameters: Mapping[str, Any], opened: Callable[..., Repository] | None = None) -> Path:
+def recover_spec(folder: Path, parameters: Mapping[str, Any], opened: Callable[..., Repository]) -> Path:
     """Write `kiva.yaml`, its overlays and the runbooks beside it, as they were backed up; what is there already stays.
 
     Args:
         folder: Where to.
         parameters: Of the runbook: `repository`, `password_file`, `credentials`, `snapshot`, `platform`; all may be absent.
-        opened: Opens the repository; the backup's own way when absent.
+        opened: Opens the repository: its name, the folder that relative paths count from, a folder for copies, passphrase, credentials.
 
     Returns:
         The path of the spec.
@@ -38,10 +38,6 @@ def recover_spec(folder: Path, parameters: Mapping[str, Any], opened: Callable[.
         raise UsageError("there is no kiva.yaml here, and no repository to take it from", "kivactl runbook restore --set repository=FOLDER|s3:...|sftp:...")
     if not folder.is_dir():
         raise PreconditionError(f"there is no folder {folder}", f"mkdir -p {folder}")
-    if opened is None:
-        from kivactl.flows.backup import open_store_by_name
-
-        opened = open_store_by_name
     with told(folder), _place_in(folder) as place:
         store = opened(str(repository), folder, place / "cache", parameters.get("password_file"), parameters.get("credentials"))
         tree = place / "tree"

@@ -14,12 +14,13 @@ from typing import Any
 from kivactl.errors import PreconditionError
 from kivactl.flows.deploy import Deployment
 from kivactl.runbooks import chain
-from kivactl.runbooks.binding import Bound
+from kivactl.runbooks.bound import Bound
 from kivactl.runbooks.evidence import manifest as manifests
 from kivactl.runbooks.evidence import pages, signing
 from kivactl.runbooks.evidence.environment import environment_of
 from kivactl.runbooks.evidence.manifest import CERTIFICATE, JOURNAL, MANIFEST, SIGNATURE, SUMS, Manifest
-from kivactl.runbooks.evidence.report import Material, report_for
+from kivactl.runbooks.evidence.material import Material
+from kivactl.runbooks.evidence.report import report_for
 from kivactl.runbooks.evidence.signing import trusted
 from kivactl.runbooks.evidence.verification import Finding, Kind, verify
 from kivactl.runbooks.record import Record

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from kivactl.runbooks.evidence.material import Material, Picture, Row, Section, Table, row
 from kivactl.runbooks.evidence.pictures import Span, harmless, steps_picture
-from kivactl.runbooks.evidence.report import Material, Picture, Row, Section, Table, row
 from kivactl.runbooks.evidence.wording import STEP_STATES, Voice
 from kivactl.runbooks.notes import text_from
 from kivactl.runbooks.record import Person, StepRecord, StepState

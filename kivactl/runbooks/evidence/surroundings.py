@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kivactl.runbooks.evidence.report import Material, Section, Table, row
+from kivactl.runbooks.evidence.material import Material, Section, Table, row
 from kivactl.runbooks.evidence.wording import Voice
 from kivactl.runbooks.format import ROLES, ParameterType
 from kivactl.runbooks.replay import time_from
