@@ -25,7 +25,7 @@ up: $(READY)  ## a running platform on this machine, with a first chat and a sho
 down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
-test: test-system test-fast  ## everything: lint, fast tests, real engines and gateway (50 minutes on two cores)
+test: test-system test-fast  ## everything: lint, fast tests, real engines and gateway (55 minutes on two cores)
 	$(BIN)/python -m pytest -m real
 
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)
