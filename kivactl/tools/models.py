@@ -210,6 +210,11 @@ def checked_folder(folder: Path, *, dummy: bool) -> Prepared:
     return Prepared(folder, _folder_identity(folder, weights=True), sum(path.stat().st_size for path in weights), config)
 
 
+def hub_reference(model: Model, snapshot: Path) -> Path | None:
+    """The file by which the hub's cache finds a model's snapshot again; None for a model of another kind."""
+    return snapshot.parent.parent / "refs" / (model.revision or "main") if model.source_kind == "hub" else None
+
+
 def _downloaded(model: Model) -> Prepared | None:
     """A model in the hub's cache; None when nothing of it is there. Source: the hub's documented cache layout."""
     environment = os.environ

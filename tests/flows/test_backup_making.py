@@ -15,8 +15,9 @@ from kivactl.errors import CheckError, PreconditionError
 from kivactl.flows import backup
 from kivactl.flows.backup import making
 from kivactl.flows.backup import store as keeping
-from kivactl.flows.backup.stage import MANIFEST, stage_of
+from kivactl.flows.backup.stage import stage_of
 from kivactl.flows.backup.store import NoPassphrase, open_store
+from kivactl.flows.restore.manifest import FILE
 from kivactl.plan import Status
 from kivactl.targets.lock import held
 
@@ -69,7 +70,7 @@ def test_a_first_backup_makes_passphrase_and_repository_and_can_be_restored(tmp_
     assert backup.age_s(deployment, verified=True) is None
     open_store(deployment).restore(result["snapshot"], tmp_path / "back")
     assert contents(tmp_path / "back") == contents(stage_of(deployment.layout))
-    assert (tmp_path / "back" / MANIFEST).stat().st_mode & 0o077 == 0
+    assert (tmp_path / "back" / FILE).stat().st_mode & 0o077 == 0
     assert [outcome.message for outcome in backup.check(deployment, read_data=True)] == ["reading all of it", "sound"]
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""

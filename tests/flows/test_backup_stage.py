@@ -18,8 +18,8 @@ from backup_site import SPEC, meter, site, written
 from kivactl import __version__
 from kivactl.errors import PreconditionError
 from kivactl.flows.backup import stage as staging
-from kivactl.flows.backup.stage import MANIFEST, build_stage, size_of, stage_of
-from kivactl.flows.restore.manifest import parse_manifest
+from kivactl.flows.backup.stage import build_stage, size_of, stage_of
+from kivactl.flows.restore.manifest import FILE, parse_manifest
 from kivactl.flows.restore.putting import put_files
 from kivactl.targets.publication import key_id
 from kivactl.tools.models import ModelStore
@@ -30,7 +30,7 @@ from kivactl.usage.snapshot import sums_of
 def files(deployment):
     """Of the tree, without the manifest."""
     stage = stage_of(deployment.layout)
-    return {str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_symlink() or path.is_file()} - {MANIFEST}
+    return {str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_symlink() or path.is_file()} - {FILE}
 
 
 def times(deployment):
@@ -63,7 +63,7 @@ def test_everything_that_makes_the_platform_is_in_it(tmp_path):
     assert manifest["tokens"] == {"live": 1, "revoked": 0}
     assert manifest["ledger"]["requests"] == 2
     assert manifest["environment"] is None
-    assert json.loads(content(deployment, MANIFEST)) == manifest
+    assert json.loads(content(deployment, FILE)) == manifest
 
 
 def test_every_file_is_described_as_it_is(tmp_path):
@@ -187,7 +187,7 @@ def test_while_it_is_built_the_tree_has_no_manifest_that_would_make_it_look_whol
     monkeypatch.setattr(staging, "_copied", full)
     with pytest.raises(OSError, match="No space"):
         build_stage(deployment)
-    assert not (stage_of(deployment.layout) / MANIFEST).exists()
+    assert not (stage_of(deployment.layout) / FILE).exists()
 
 
 def test_spec_overlay_and_own_runbooks_are_in_it_others_are_not(tmp_path):
@@ -360,7 +360,7 @@ def test_a_damaged_copy_of_the_ledger_is_replaced_a_damaged_ledger_is_said(tmp_p
     deployment.layout.ledger.write_bytes(b"SQLite format 3\0" + b"\xff" * 8000)
     with pytest.raises(LedgerUnavailable, match=r"ledger\.db cannot be used"):
         build_stage(deployment)
-    assert not (stage_of(deployment.layout) / MANIFEST).exists()
+    assert not (stage_of(deployment.layout) / FILE).exists()
 
 
 def _write(path, stop, begun):

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from kivactl.errors import PreconditionError, told
-from kivactl.flows.backup.stage import FORMAT, build_stage, size_of, stage_of
+from kivactl.flows.backup.stage import build_stage, size_of, stage_of
 from kivactl.flows.backup.store import NoPassphrase, folder_of, made_passphrase, open_store, repository_of
 from kivactl.flows.deploy import Deployment
+from kivactl.flows.restore.fetching import OURS, VERIFIED
+from kivactl.flows.restore.manifest import FORMAT
 from kivactl.plan import Outcome, Status
 from kivactl.spec.quantities import format_bytes
 from kivactl.targets.lock import held
 from kivactl.tools import machine
 from kivactl.tools.restic import Snapshot
-
-TAG = "kivactl"
-VERIFIED = "verified"
 
 
 def make(deployment: Deployment) -> Iterator[Outcome]:
@@ -59,7 +58,7 @@ def make(deployment: Deployment) -> Iterator[Outcome]:
             store.make()
             yield Outcome("repository", Status.DONE, f"made at {store.repository}")
         data: dict[str, object] = {}
-        for outcome in store.backup(stage_of(layout), (TAG, f"platform={deployment.platform.name}", f"format={FORMAT}")):
+        for outcome in store.backup(stage_of(layout), (OURS, f"platform={deployment.platform.name}", f"format={FORMAT}")):
             data = outcome.data or data
             yield outcome
         result = {"snapshot": data["snapshot"], "made_at": manifest["made_at"]}
@@ -74,7 +73,7 @@ def prune(deployment: Deployment) -> Iterator[Outcome]:
     """
     store, started_s = open_store(deployment), deployment.clock.now_s()
     yield Outcome("old backups", Status.STARTED, store.repository)
-    removed = store.forget(deployment.platform.backup.keep.model_dump(), (TAG, f"platform={deployment.platform.name}"))
+    removed = store.forget(deployment.platform.backup.keep.model_dump(), (OURS, f"platform={deployment.platform.name}"))
     yield Outcome("old backups", Status.DONE, f"{removed} removed", deployment.clock.now_s() - started_s, {"removed": removed})
 
 
@@ -107,7 +106,7 @@ def backups(deployment: Deployment) -> list[Snapshot]:
             raise
         return []  # none was ever made
     mark = f"platform={deployment.platform.name}"
-    return [one for one in store.snapshots() if TAG in one.tags and mark in one.tags]
+    return [one for one in store.snapshots() if OURS in one.tags and mark in one.tags]
 
 
 def age_s(deployment: Deployment, *, verified: bool = False) -> float | None:

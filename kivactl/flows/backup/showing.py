@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from kivactl.errors import PreconditionError, UsageError
-from kivactl.flows.backup.making import TAG, VERIFIED
-from kivactl.flows.backup.stage import MANIFEST
 from kivactl.flows.backup.store import REPOSITORY_VARIABLE, folder_of, open_store, open_store_by_name, repository_of
 from kivactl.flows.deploy import Deployment
-from kivactl.flows.restore.fetching import choose, format_of, missing, platform_of
-from kivactl.flows.restore.manifest import Manifest, parse_manifest
+from kivactl.flows.restore.fetching import OURS, VERIFIED, choose, format_of, missing, platform_of
+from kivactl.flows.restore.manifest import FILE, Manifest, parse_manifest
 from kivactl.flows.restore.places import verified_of
 from kivactl.spec.quantities import format_duration
 from kivactl.stack.layout import Layout
@@ -193,7 +191,7 @@ def listing(deployment: Deployment | None, where: Where) -> Listing:
         return Listing(repository_of(deployment), name, (), gone=tuple(missing((), deployment.layout)), every_s=every_s)
     repository, snapshots = found
     known = tried_of(deployment.layout) if deployment else {}
-    ours = [one for one in snapshots if TAG in one.tags]
+    ours = [one for one in snapshots if OURS in one.tags]
     listed = tuple(_listed(one, known) for one in reversed(ours) if name in {None, platform_of(one)})
     others = tuple(sorted({platform_of(one) for one in ours} - {name})) if name else ()
     gone = tuple(missing(snapshots, deployment.layout)) if deployment else ()
@@ -219,7 +217,7 @@ def shown(deployment: Deployment | None, where: Where, named: str) -> Shown:
         except UsageError as error:
             raise UsageError(error.message, "kivactl backup list") from None
         assert isinstance(chosen, Snapshot)
-        manifest = parse_manifest(store.dump(chosen.id, f"/{MANIFEST}"), platform)
+        manifest = parse_manifest(store.dump(chosen.id, f"/{FILE}"), platform)
     listed = _listed(chosen, tried_of(deployment.layout) if deployment else {})
     return Shown(replace(listed, made_at=manifest.made_at), manifest)  # what came after that moment is not in it
 

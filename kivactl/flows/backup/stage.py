@@ -18,19 +18,16 @@ from typing import Any
 from kivactl import __version__
 from kivactl.errors import PreconditionError
 from kivactl.flows.deploy import Deployment
+from kivactl.flows.restore.manifest import FILE, FORMAT
 from kivactl.spec.load import Loaded, resolved
 from kivactl.stack.layout import Layout
 from kivactl.stack.metering import SQLITE
 from kivactl.targets.publication import key_id
 from kivactl.targets.register import read_register
 from kivactl.targets.release import write_json
-from kivactl.tools.models import ModelStore
+from kivactl.tools.folders import make_private, remove
+from kivactl.tools.models import ModelStore, hub_reference
 from kivactl.usage.snapshot import snapshot, sums_of
-
-FORMAT = 1
-"""Of the tree and its manifest."""
-
-MANIFEST = "manifest.json"
 
 _STATE = ("tokens", "tls", "gateway", "evidence", "monitoring", "runs", "release.json", "journal.jsonl", "shares.json")
 """What of the state folder is worth keeping; the ledger is copied by itself, logs and sockets are not."""
@@ -59,8 +56,8 @@ def build_stage(deployment: Deployment) -> dict[str, Any]:
     layout, stage = deployment.layout, stage_of(deployment.layout)
     if not layout.signing_key.exists():
         raise PreconditionError(f"this machine is not provisioned for '{deployment.platform.name}': there is nothing to back up", "kivactl provision")
-    _make_folder(stage)
-    (stage / MANIFEST).unlink(missing_ok=True)  # a tree without it is not whole
+    make_private(stage)
+    (stage / FILE).unlink(missing_ok=True)  # a tree without it is not whole
     wanted: dict[str, Path] = dict(_spec_files(deployment.loaded))
     external = _external_files(deployment)
     wanted.update({at: Path(path) for path, at in external})
@@ -95,7 +92,7 @@ def build_stage(deployment: Deployment) -> dict[str, Any]:
         "models": models,
         "external": [{"path": path, "at": at} for path, at in external],
     }
-    write_json(stage / MANIFEST, manifest)
+    write_json(stage / FILE, manifest)
     return manifest
 
 
@@ -138,8 +135,9 @@ def _hub_references(deployment: Deployment) -> Iterator[Path]:
         return
     store = ModelStore(deployment.layout.cache)
     for model in deployment.platform.models:
-        prepared = store.prepared(model, deployment.loaded.folder) if model.source_kind not in {"package", "path"} else None
-        if prepared is not None and (reference := prepared.path.parent.parent / "refs" / (model.revision or "main")).is_file():
+        prepared = store.prepared(model, deployment.loaded.folder) if model.source_kind == "hub" else None
+        reference = hub_reference(model, prepared.path) if prepared else None
+        if reference is not None and reference.is_file():
             yield reference
 
 
@@ -172,7 +170,7 @@ def _ledger(deployment: Deployment, into: Path) -> dict[str, Any] | None:
     sqlite = usage.ledger == "sqlite"
     if sqlite and not layout.ledger.exists():
         return None
-    _make_folder(into.parent)
+    make_private(into.parent)
     snapshot(f"{SQLITE}{layout.ledger}" if sqlite else usage.ledger, deployment.platform.name, into)
     sums = sums_of(into)
     return {"kind": "sqlite" if sqlite else "postgresql", "requests": sums["requests"], "sums": sums}
@@ -207,18 +205,18 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _copied(source: Path, to: Path, *, linked: bool) -> None:
     """Make a copy what its source is; an equal one is left alone. A source that has gone meanwhile is left out."""
-    _make_folder(to.parent)
+    make_private(to.parent)
     try:
         if source.is_symlink():
             target = os.readlink(source)  # noqa: PTH115  (as it is written)
             if not (to.is_symlink() and os.readlink(to) == target):  # noqa: PTH115
-                _removed(to)
+                remove(to)
                 to.symlink_to(target)
             return
         if linked:
             if not to.is_symlink() and to.exists() and (to.samefile(source) or _as_copied(source, to)):
                 return
-            _removed(to)
+            remove(to)
             try:
                 os.link(source, to)
             except OSError:  # another disk
@@ -226,14 +224,14 @@ def _copied(source: Path, to: Path, *, linked: bool) -> None:
             return
         content, mode = source.read_bytes(), source.stat().st_mode & 0o700
         if not (to.is_file() and not to.is_symlink() and to.read_bytes() == content):
-            _removed(to)
+            remove(to)
             descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
         if to.stat().st_mode & 0o777 != mode:
             to.chmod(mode)
     except FileNotFoundError:
-        _removed(to)
+        remove(to)
 
 
 def _as_copied(source: Path, to: Path) -> bool:
@@ -260,20 +258,6 @@ def _described(path: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     status = path.stat()
     return {"sha256": digest, "bytes": status.st_size, "mode": status.st_mode & 0o777}
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder and those above it for this user only: `mkdir(parents=True)` would open those above to others."""
-    if not path.is_dir():
-        _make_folder(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-
-
-def _removed(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _environment_of(loaded: Loaded) -> str | None:

@@ -14,6 +14,7 @@ from kivactl.flows.restore.manifest import File, Manifest
 from kivactl.flows.restore.places import KEPT
 from kivactl.stack.layout import Layout
 from kivactl.targets.release import read_release, write_release
+from kivactl.tools.folders import make_private
 
 _STATE = "state/"
 _FOLDERS = ("gateway", "tls", "tokens", "logs", "usage")
@@ -67,9 +68,7 @@ def copy_file(source: Path, to: Path, known: File) -> None:
         CheckError: It is not what the manifest says.
         OSError: The disk is full, or may not be written.
     """
-    for folder in reversed(to.parents):  # the mode that is given to `mkdir` holds for the last one only
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700)
+    make_private(to.parent)
     if known.link is not None:
         to.symlink_to(known.link)
         return

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from kivactl.errors import PreconditionError
 from kivactl.flows.restore.places import KEPT, Places
 from kivactl.targets.release import write_json
+from kivactl.tools.folders import remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def place(places: Places, state: Path, exchange: Exchange) -> None:
             if name in exchange.before and not _there(old):
                 here.rename(old)
             elif name in exchange.names:
-                _remove(here)  # made meanwhile, by whoever noted that the run goes on
+                remove(here)  # made meanwhile, by whoever noted that the run goes on
         if _there(new):
             new.rename(here)
     _sync(aside)
@@ -124,7 +124,7 @@ def settle(places: Places) -> None:
     places.record.unlink(missing_ok=True)
     if _there(places.folder):
         _sync(places.folder)
-    _remove(places.folder)
+    remove(places.folder)
 
 
 def note_before(places: Places, run: str, facts: dict[str, Any]) -> None:
@@ -145,13 +145,13 @@ def _undo(places: Places, state: Path, exchange: Exchange) -> None:
     for name in sorted({*exchange.names, *exchange.before}):
         here, old = state / name, aside / name
         if _there(old):
-            _remove(here)
+            remove(here)
             old.rename(here)
         elif name not in exchange.before:
-            _remove(here)
+            remove(here)
     _sync(state)
-    _remove(places.new)
-    _remove(aside)
+    remove(places.new)
+    remove(aside)
     places.back.unlink(missing_ok=True)
 
 
@@ -173,13 +173,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _there(path: Path) -> bool:
     return os.path.lexists(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -115,7 +115,8 @@ def fetch(repository: Repository, layout: Layout, into: Path, *, platform: str |
         named: Which; the newest when absent.
 
     Yields:
-        At last an outcome with `snapshot` and `made_at` as result.
+        At last an outcome with `snapshot`, `made_at`, `platform`, and what a restored platform is held against as result: the `requests` that its
+        ledger has counted, and the id of the `key` that signs.
 
     Raises:
         KivaError: The passphrase is wrong, something is damaged, the disk is full, or there is no such backup.
@@ -136,7 +137,8 @@ def fetch(repository: Repository, layout: Layout, into: Path, *, platform: str |
         _restored(repository, chosen.id, into)
         manifest = read_manifest(into, platform)
         _refuse_damaged(chosen, into, manifest)
-    result = {"snapshot": chosen.id, "made_at": manifest.made_at.isoformat(), "platform": manifest.platform}
+    requests = int(manifest.ledger.sums.get("requests", 0)) if manifest.ledger else 0
+    result = {"snapshot": chosen.id, "made_at": manifest.made_at.isoformat(), "platform": manifest.platform, "requests": requests, "key": manifest.keys.signing}
     said = f"{chosen.id[:_SHOWN]} of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, {len(manifest.files)} files, every hash as it should be"
     yield Outcome("backup", Status.DONE, said, data={"result": result})
 

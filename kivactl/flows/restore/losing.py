@@ -16,6 +16,7 @@ from kivactl.plan import Outcome, Status
 from kivactl.stack.layout import Layout
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools import leftovers
+from kivactl.tools.folders import remove
 
 STRUCK = "struck"
 """What an outcome is marked with that tells the moment of the disaster."""
@@ -58,10 +59,7 @@ def undo(deployment: Deployment) -> Iterator[Outcome]:
         (lost / ".done").unlink(missing_ok=True)
         for path in sorted(lost.iterdir()):
             here = layout.state / path.name
-            if here.is_dir() and not here.is_symlink():
-                shutil.rmtree(here)
-            else:
-                here.unlink(missing_ok=True)
+            remove(here)
             path.rename(here)
         lost.rmdir()
     yield Outcome("state", Status.DONE, "in place again")
@@ -73,16 +71,11 @@ def forget(deployment: Deployment) -> Iterator[Outcome]:
     """Remove what was taken; cut off in the middle, what is left of it is not put back."""
     lost = lost_of(deployment.layout)
     forgotten = lost.with_name("forgotten")
-    _remove(forgotten)
+    remove(forgotten)
     if lost.exists():
         lost.rename(forgotten)
-        _remove(forgotten)
+        remove(forgotten)
     yield Outcome("lost state", Status.DONE, "removed")
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 def _kill_all(deployment: Deployment) -> None:

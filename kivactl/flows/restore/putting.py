@@ -22,6 +22,7 @@ from kivactl.targets.publication import key_id
 from kivactl.targets.register import read_register, write_register
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools import leftovers
+from kivactl.tools.models import hub_reference
 
 
 def admit(deployment: Deployment, *, replace: bool) -> Iterator[Outcome]:
@@ -208,8 +209,9 @@ def _hub_references(deployment: Deployment, manifest: Manifest) -> set[str]:
     for entry in manifest.models:
         model = models.get(entry.name)
         to = _model_folder(deployment.layout, entry, model) if entry.with_content else None
-        if model is not None and to is not None and model.source_kind not in {"package", "path"}:
-            found.add(str(to.parent.parent / "refs" / (model.revision or "main")))
+        reference = hub_reference(model, to) if model is not None and to is not None else None
+        if reference is not None:
+            found.add(str(reference))
     return found
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 
 from pydantic import AwareDatetime, Field
 
@@ -14,7 +12,6 @@ from kivactl.errors import PreconditionError
 from kivactl.flows import backup, health
 from kivactl.flows.restore import examination, fetching, losing, putting
 from kivactl.flows.restore import trial as trying
-from kivactl.flows.restore.manifest import read_manifest
 from kivactl.flows.restore.places import fetched_of
 from kivactl.flows.restore.trial import Engines
 from kivactl.plan import Outcome, Status
@@ -95,8 +92,7 @@ def _fetch(site: Site, params: FetchParams) -> Iterator[Outcome]:
     if params.platform not in {None, name}:
         raise PreconditionError(f"the platform '{params.platform}' was asked for, but the spec here is of '{name}'", "run it in a folder without a kiva.yaml")
     into = fetched_of(deployment.layout, params.place)
-    fetched = fetching.fetch(_store(site, params), deployment.layout, into, platform=name, named=params.snapshot)
-    return _told_by_manifest(fetched, into)
+    return fetching.fetch(_store(site, params), deployment.layout, into, platform=name, named=params.snapshot)
 
 
 def _examine(site: Site, params: PlaceParams) -> Iterator[Outcome]:
@@ -123,17 +119,6 @@ def _measure(site: Site, params: MeasureParams) -> Iterator[Outcome]:
     rto_s, rpo_s = elapsed_s(began, chain.now_fields()), max(0.0, (time_of(began) - params.made_at).total_seconds())
     said = f"answers again after {format_duration(rto_s)} (RTO); the backup was {format_duration(rpo_s)} old (RPO)"
     yield Outcome("recovery", Status.DONE, said, data={"measured": {"rto": round(rto_s, 3), "rpo": round(rpo_s, 3)}})
-
-
-def _told_by_manifest(outcomes: Iterator[Outcome], tree: Path) -> Iterator[Outcome]:
-    """What was fetched, with what a restored platform is held against."""
-    for outcome in outcomes:
-        told = outcome.data.get("result")
-        if told:
-            manifest = read_manifest(tree)
-            requests = int(manifest.ledger.sums.get("requests", 0)) if manifest.ledger else 0
-            outcome = replace(outcome, data={**outcome.data, "result": {**told, "requests": requests, "key": manifest.keys.signing}})
-        yield outcome
 
 
 ACTIONS: Mapping[str, Action] = {
