@@ -57,7 +57,7 @@ def counted(requests: Amounts, limits: Amounts) -> dict[str, int]:
     """What a pod takes of a quota, by the quota's keys."""
     found = {PODS: 1, "count/pods": 1}
     for resource, amount in requests.items():
-        if resource in {PODS}:
+        if resource == PODS:
             continue
         found[f"requests.{resource}"] = amount
         if resource in {"cpu", "memory", "ephemeral-storage"}:

@@ -252,6 +252,9 @@ def test_times_are_written_for_people(seconds, text):
     assert minutes(seconds) == text
 
 
+STRATEGIES = st.sampled_from(["auto", "auto", "rolling", "recreate"])
+
+
 @st.composite
 def clusters(draw):
     nodes = tuple(node(f"n{index}", draw(st.integers(0, 4))) for index in range(draw(st.integers(1, 3))))
