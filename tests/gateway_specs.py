@@ -57,7 +57,9 @@ def everything() -> Platform:
                 Tenant(name="parks", models=("embed",)),
             ),
             issuers=(
-                Issuer(issuer="https://sso.example/realms/land", audience="kiva", jwks="https://sso.example/keys", claim="realm.roles", tenants={"p": "police"}),
+                Issuer(
+                    issuer="https://sso.example/realms/land", audience="kiva", jwks="https://sso.example/keys", claim="realm.roles", tenants={"p": "police"}
+                ),
                 Issuer(issuer="https://lab.example", audience="kiva", jwks="http://lab.example:8080/keys"),
             ),
             request_size="8MiB",
