@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_WHOLE = re.compile(r"(\d+)/(\d+) nodes are available: (.*?)(?:\. preemption:.*)?\.?$", re.DOTALL)
+_WHOLE = re.compile(r"(\d+)/(\d+) nodes are available: (.*?)(?:\. .*)?\.?$", re.DOTALL)
 _REASON = re.compile(r"(\d+) (.+?)(?=, \d+ |$)", re.DOTALL)
 _CLAIM = (
     (re.compile(r'persistentvolumeclaim "([^"]+)" not found'), "there is no volume claim '{0}'", "get pvc"),
@@ -45,13 +45,15 @@ def explain(message: str, spec: Mapping[str, Any]) -> Unscheduled:
     count = int(whole[2])
     reasons = {text.strip().rstrip("."): int(number) for number, text in _REASON.findall(whole[3])}
     insufficient = {reason.removeprefix("Insufficient "): number for reason, number in reasons.items() if reason.startswith("Insufficient ")}
-    others = [_reason(reason, number) for reason, number in reasons.items() if not reason.startswith("Insufficient ")]
+    others = [_reason(reason, number) for reason, number in reasons.items() if not reason.startswith(("Insufficient ", "Too many pods"))]
     beside = f" ({'; '.join(others)})" if others else ""
     if insufficient:
         resource = min(insufficient, key=lambda name: (name in {"cpu", "memory", "pods"}, name == "pods", name == "cpu"))
         asked = _asked(spec, resource)
         needs = f"needs {asked} {resource}" if asked else f"needs {resource}"
-        return Unscheduled(_cause(resource), f"it {needs}, and no node has that free{beside}", "get pods -A -o wide" if _cause(resource) == "no GPU free" else "describe nodes")
+        return Unscheduled(
+            _cause(resource), f"it {needs}, and no node has that free{beside}", "get pods -A -o wide" if _cause(resource) == "no GPU free" else "describe nodes"
+        )
     if "Too many pods" in reasons:
         return Unscheduled("no node allowed", f"every suitable node is full of pods{beside}", "describe nodes")
     return Unscheduled("no node allowed", f"none of {count} nodes is allowed: {'; '.join(others) or 'no reason is given'}", "get nodes --show-labels")
@@ -81,7 +83,9 @@ def _reason(reason: str, number: int) -> str:
 
 
 def _cause(resource: str) -> str:
-    return {"cpu": "no processor free", "memory": "no memory free", "pods": "no node allowed", "ephemeral-storage": "no node allowed"}.get(resource, "no GPU free")
+    return {"cpu": "no processor free", "memory": "no memory free", "pods": "no node allowed", "ephemeral-storage": "no node allowed"}.get(
+        resource, "no GPU free"
+    )
 
 
 def _asked(spec: Mapping[str, Any], resource: str) -> str:
