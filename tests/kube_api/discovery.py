@@ -57,9 +57,8 @@ def _kind_of(kind: Kind, subresource: str) -> Json:
 
 
 def _verbs(subresource: str) -> list[str]:
-    return {"log": ["get"], "eviction": ["create"], "binding": ["create"], "token": ["create"], "finalize": ["update"]}.get(
-        subresource, ["get", "patch", "update"]
-    )
+    special = {"log": ["get"], "eviction": ["create"], "binding": ["create"], "token": ["create"], "finalize": ["update"]}
+    return special.get(subresource, ["get", "patch", "update"])
 
 
 def core_versions() -> Json:

@@ -113,10 +113,8 @@ class Objects:
             before = self.get(kind, namespace, name)
             schema = schema_of(kind.group, kind.version, kind.kind)
             if how == "strategic" and kind.custom:
-                raise Refusal(
-                    415,
-                    "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json",
-                )
+                accepted = "application/json-patch+json, application/merge-patch+json"
+                raise Refusal(415, f"the body of the request was in an unknown format - accepted media types include: {accepted}")
             if how == "json":
                 value = merge.json_patch(before, patch)
             elif how == "merge":

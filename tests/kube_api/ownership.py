@@ -201,11 +201,10 @@ def applied_to(live: Json | None, applied: Json, schema: Json | None, manager: s
     mine = next((one for one in entries if _is(one, manager, "Apply", subresource)), None)
     before = decode(mine["fieldsV1"]) if mine else set()
     others = [one for one in entries if one is not mine]
-    conflicts = []
+    conflicts: list[tuple[Json, Path]] = []
     for one in others:
-        for path in sorted(decode(one["fieldsV1"]) & wanted):
-            if path[-1][0] != "k" and _value_at(base, path) != _value_at(applied, path):
-                conflicts.append((one, path))
+        shared = sorted(decode(one["fieldsV1"]) & wanted)
+        conflicts += [(one, path) for path in shared if path[-1][0] != "k" and _value_at(base, path) != _value_at(applied, path)]
     if conflicts and not force:
         raise _conflict(conflicts)
     result = _merged(base, applied, schema)

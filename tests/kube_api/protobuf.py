@@ -96,7 +96,7 @@ def decode(data: bytes) -> Json:
         msg = f"protobuf of {kind} is not known here"
         raise ValueError(msg)
     found = {"apiVersion": _bytes(meant[1]).decode(), "kind": kind, **_message(kind, _bytes(envelope.get(2, b"")))}
-    if kind not in {"DeleteOptions"}:
+    if kind != "DeleteOptions":
         found.setdefault("metadata", {})
     return found
 

@@ -76,7 +76,8 @@ def _names(kind: Kind, value: Json, faults: Faults) -> None:
     name = meta.get("name", "")
     pattern = _DNS_LABEL if kind.kind in _ONE_LABEL else _NAME
     if not kind.group.startswith("rbac.") and not pattern.fullmatch(name):
-        rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character"
+        rule = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.'"
+        rule += ", and must start and end with an alphanumeric character"
         faults.append(("metadata.name", "FieldValueInvalid", f'Invalid value: "{name}": {rule}'))
     for key, label in (meta.get("labels") or {}).items():
         if not _LABEL.fullmatch(label if isinstance(label, str) else ""):
