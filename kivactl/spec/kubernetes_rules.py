@@ -63,6 +63,9 @@ def _check_pods(model: Model, kubernetes: Kubernetes) -> None:
     if here.pods_per_replica > 1 and here.gpu.count == 0:
         msg = f"the model '{model.name}': `pods_per_replica` above 1 needs GPUs"
         raise ValueError(msg)
+    if here.pods_per_replica > 1 and kubernetes.storage.kind == "claim" and kubernetes.storage.access == "read-write-once":
+        msg = f"a replica of '{model.name}' spans {here.pods_per_replica} nodes, which `kubernetes.storage.access: read-write-once` does not let share a claim"
+        raise ValueError(msg)
     if here.autoscale is not None and here.autoscale.by == "keda" and kubernetes.monitoring.prometheus is None:
         msg = f"the model '{model.name}' is scaled by KEDA, which needs `kubernetes.monitoring.prometheus`, the address to ask"
         raise ValueError(msg)
