@@ -40,8 +40,8 @@ def _check_version(model: Model, kubernetes: Kubernetes) -> None:
         if model.source_kind == "hub" and model.revision is None and kubernetes.storage.kind != "image":
             msg = f"the model '{model.name}' needs `revision`, the commit that pins what is served (or `kubernetes.images.unpinned: true`, for development)"
             raise ValueError(msg)
-    if (kubernetes.storage.kind == "image") != (here.model_image is not None):
-        msg = f"the model '{model.name}': `kubernetes.model_image` and `kubernetes.storage.kind: image` go together"
+    if kubernetes.storage.kind == "image" and here.model_image is None:
+        msg = f"the model '{model.name}' needs `kubernetes.model_image`, for `kubernetes.storage.kind` is image"
         raise ValueError(msg)
 
 

@@ -202,10 +202,10 @@ def _storage(platform: Platform, model: Model, cluster: Kubernetes, weights_byte
         "kind": storage.kind,
         "claim": storage.claim or f"{release_for(platform, model.name)}-models" if storage.kind == "claim" else "",
         "create": makes_claim,
-        "class": storage.class_name or "",
+        "class": storage.class_name or "" if storage.kind == "claim" else "",
         "access": _ACCESS[storage.access],
         "size": quantity(size_bytes) if makes_claim and size_bytes else "",
-        "hostPath": storage.path or "",
+        "hostPath": storage.path or "" if storage.kind == "host-path" else "",
         "image": model.kubernetes.model_image or "" if storage.kind == "image" else "",
         "subPath": "",
     }
