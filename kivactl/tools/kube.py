@@ -13,6 +13,7 @@ from kivactl.tools.kube_asking import Asking, Watching
 from kivactl.tools.kube_calls import Answer, Calls, Cut, Request
 from kivactl.tools.kube_errors import AlreadyThere, Invalid, Missing
 from kivactl.tools.kube_exec import run_in
+from kivactl.tools.kube_forward import Forward
 from kivactl.tools.kube_kinds import KINDS
 from kivactl.tools.kube_objects import Event, Json, Listing, Node, Permission, Ran, Version, WatchEvent, parse_event, parse_node, parse_version
 from kivactl.tools.kube_watch import watched
@@ -269,6 +270,20 @@ class Cluster:
         """
         question, request = self._asking.request("create", KINDS["Pod"], pod, namespace, subresource="exec")
         return run_in(self._asking.calls.access, question, request.path, container, argv, stdin=stdin or "", timeout_s=timeout_s, clock=self.clock)
+
+    def forward(self, pod: str, port: int, *, namespace: str | None = None) -> Forward:
+        """A port of a pod on this machine's loopback, until it is closed or the process ends.
+
+        Args:
+            pod: Name of the pod.
+            port: The pod's.
+            namespace: See the class.
+
+        Raises:
+            Missing: There is no such pod.
+        """
+        question, request = self._asking.request("create", KINDS["Pod"], pod, namespace, subresource="portforward")
+        return Forward(self._asking.calls.access, question, request.path, port)
 
     def nodes(self, selector: str = "") -> tuple[Node, ...]:
         """The machines."""

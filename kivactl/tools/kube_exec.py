@@ -77,7 +77,7 @@ def _connected(access: Access, question: Question, target: str) -> Iterator[Any]
     configuration = configuration_for(access)
     headers = {key.lower(): value for key, value in access.credentials.headers().items()}
     try:
-        with _trusted(access, configuration):
+        with trusted(access, configuration):
             socket = WSClient(configuration, get_websocket_url(access.server + target), headers, capture_all=False, binary=True)
     except WebSocketBadStatusException as error:
         raise refusal_for(question, error.status_code, error.resp_body or b"") from None
@@ -92,7 +92,7 @@ def _connected(access: Access, question: Question, target: str) -> Iterator[Any]
 
 
 @contextmanager
-def _trusted(access: Access, configuration: Any) -> Iterator[None]:
+def trusted(access: Access, configuration: Any) -> Iterator[None]:
     """The files that the WebSocket client reads while it connects."""
     with certificate_files(access) as files, NamedTemporaryFile(prefix="kivactl-", suffix=".pem") as authority:
         Path(authority.name).write_text(access.authority)

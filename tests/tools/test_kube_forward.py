@@ -1,0 +1,111 @@
+"""A pod's port on the loopback, against a server that speaks the WebSocket protocol of the kubelet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import threading
+
+import pytest
+from scripted_api import Waits
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Response
+from websockets.sync.server import serve
+
+from kivactl.tools.kube import open_cluster
+from kivactl.tools.kube_errors import Denied
+
+DATA, ERROR = b"\x00", b"\x01"
+
+
+@pytest.fixture
+def pod(tmp_path):
+    """A cluster with a pod that answers in capitals, and the paths that were asked for."""
+
+    @contextlib.contextmanager
+    def of(refusal=None):
+        paths = []
+
+        def refuse(_connection, request):
+            paths.append(request.path)
+            if refusal is None:
+                return None
+            content = json.dumps(refusal).encode()
+            return Response(refusal["code"], "No", Headers([("content-length", str(len(content)))]), content)
+
+        def handle(connection):
+            port = struct.pack("<H", 4000)
+            with contextlib.suppress(ConnectionClosed):
+                connection.send(DATA + port)
+                connection.send(ERROR + port)
+                for frame in connection:
+                    assert frame[:1] == DATA
+                    connection.send(DATA + frame[1:].upper())
+
+        with serve(handle, "127.0.0.1", 0, subprotocols=["v4.channel.k8s.io"], process_request=refuse) as server:
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            config = {
+                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.socket.getsockname()[1]}"}}],
+                "users": [{"name": "u", "user": {"token": "t"}}],
+                "contexts": [{"name": "prod", "context": {"cluster": "c", "user": "u"}}],
+            }
+            (tmp_path / "config").write_text(json.dumps(config))
+            try:
+                yield open_cluster("prod", "kiva", tmp_path / "config", clock=Waits().clock), paths
+            finally:
+                server.shutdown()
+                thread.join()
+
+    return of
+
+
+def ask(port, text):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(text)
+        answer = b""
+        while len(answer) < len(text):
+            piece = client.recv(65536)
+            assert piece, answer[-20:]
+            answer += piece
+    return answer
+
+
+def test_what_clients_send_reaches_the_pod_and_comes_back(pod):
+    with pod() as (cluster, paths):
+        forward = cluster.forward("kiva-gateway-0", 4000)
+        assert ask(forward.port, b"hello") == b"HELLO"
+        assert set(paths) == {"/api/v1/namespaces/kiva/pods/kiva-gateway-0/portforward?ports=4000"}
+
+
+def test_several_clients_have_a_connection_each_and_large_answers_arrive_whole(pod):
+    with pod() as (cluster, _):
+        forward = cluster.forward("p", 4000)
+        answers = {}
+        texts = {n: bytes([97 + n]) * (300_000 + n) for n in range(4)}
+        threads = [threading.Thread(target=lambda n=n: answers.update({n: ask(forward.port, texts[n])})) for n in texts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == {n: text.upper() for n, text in texts.items()}
+
+
+def test_a_closed_forward_takes_nobody_else(pod):
+    with pod() as (cluster, _):
+        forward = cluster.forward("p", 4000)
+        forward.close()
+        with pytest.raises(OSError), socket.create_connection(("127.0.0.1", forward.port), timeout=5) as client:
+            client.sendall(b"x")
+            if client.recv(1) == b"":
+                raise OSError
+
+
+def test_a_missing_permission_is_told_before_any_client_comes(pod):
+    message = 'pods "p" is forbidden: User "u" cannot create resource "pods/portforward" in API group "" in the namespace "kiva"'
+    refusal = {"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403, "message": message, "details": {"name": "p", "kind": "pods"}}
+    with pod(refusal) as (cluster, _), pytest.raises(Denied, match="pods/portforward"):
+        cluster.forward("p", 4000)
