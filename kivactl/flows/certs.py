@@ -106,7 +106,7 @@ def plan_certificate(deployment: Deployment, *, only_if_due: bool, days: int = S
     changes = []
     if new_authority:
         changes.append(Change(Verb.REPLACE, "certificate authority", (), f"clients have to trust the new {deployment.layout.ca_certificate}"))
-    names = ", ".join(names_for(deployment.platform.gateway))
+    names = ", ".join(names_for(deployment.platform))
     before = (None, None) if present is None else (", ".join(present.names), f"{present.not_after:%Y-%m-%d}")
     differences = [Difference("names", before[0], names)] if before[0] != names else []
     differences.append(Difference("days", before[1] and f"until {before[1]}", str(days)))
@@ -126,7 +126,7 @@ def apply_certificate(deployment: Deployment, *, days: int = SERVER_DAYS, new_au
     layout = deployment.layout
     if not layout.tls.is_dir():
         raise PreconditionError(f"this machine is not provisioned for '{deployment.platform.name}'", "kivactl provision")
-    facts = {"names": names_for(deployment.platform.gateway), "days": days, "new_authority": new_authority}
+    facts = {"names": names_for(deployment.platform), "days": days, "new_authority": new_authority}
     with held(layout.lock, "certs"), Journal(layout.journal, run_name("certs"), facts) as journal:
         yield from journal.record(_issue(deployment, days, new_authority=new_authority))
 
@@ -146,7 +146,7 @@ def due(deployment: Deployment, now: datetime) -> str | None:
             return f"it ends on {present.not_after:%Y-%m-%d}"
         case Validity.EXPIRED | Validity.EARLY as validity:
             return f"it is {validity}"
-    return "the names it is for changed" if list(present.names) != names_for(deployment.platform.gateway) else None
+    return "the names it is for changed" if list(present.names) != names_for(deployment.platform) else None
 
 
 def _issue(deployment: Deployment, days: int, *, new_authority: bool) -> Iterator[Outcome]:
@@ -161,7 +161,7 @@ def _issue(deployment: Deployment, days: int, *, new_authority: bool) -> Iterato
     authority, authority_key = _authority(deployment, now)
     key = new_key()
     certificate = server_certificate_for(
-        key, platform=name, names=names_for(deployment.platform.gateway), authority=authority, authority_key=authority_key, now=now, days=days
+        key, platform=name, names=names_for(deployment.platform), authority=authority, authority_key=authority_key, now=now, days=days
     )
     install_pair(layout, key, certificate)
     said = parse(certificate)[0]

@@ -14,8 +14,8 @@ from kivactl import root
 from kivactl.errors import KivaError, PreconditionError, SpecError, ToolError, told
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Change, Outcome, Plan, Verb, digest
-from kivactl.spec.gateway import Gateway
 from kivactl.spec.platform import Platform
+from kivactl.stack.kubernetes.names import gateway_names
 from kivactl.stack.layout import Layout
 from kivactl.targets.lock import held
 from kivactl.tools import ansible
@@ -65,7 +65,7 @@ def apply_provision(platform: Platform, folder: Path, layout: Layout) -> Iterato
     with told(layout.state):
         _refuse_foreign(layout.state)
         layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)  # the lock and the journal come before the first task
-        with held(layout.lock, "provision"), Journal(layout.journal, run_name("provision"), {"names": names_for(platform.gateway)}) as journal:
+        with held(layout.lock, "provision"), Journal(layout.journal, run_name("provision"), {"names": names_for(platform)}) as journal:
             yield from journal.record(_play(platform, folder, layout, check=False))
 
 
@@ -77,16 +77,21 @@ def provisioned(layout: Layout, platform: Platform) -> bool:
     return all(folder.is_dir() for folder in (layout.gateway, layout.logs)) and all(_whole(path) for path in (layout.signing_key, *files))
 
 
-def names_for(gateway: Gateway) -> list[str]:
+def names_for(platform: Platform) -> list[str]:
     """What the gateway's certificate is for, in openssl's form: `DNS:localhost`, `IP:127.0.0.1`.
+
+    In a cluster it is also asked for over a forwarded port, that is on the loopback.
 
     Raises:
         SpecError: A name is neither a DNS name nor an address.
     """
+    gateway, loopback = platform.gateway, ["localhost", "127.0.0.1"]
     address = ipaddress.ip_address(gateway.address)
-    wanted = [*gateway.tls.names] if address.is_unspecified else [gateway.address, *gateway.tls.names]
-    if address.is_loopback or address.is_unspecified:
-        wanted += ["localhost", "127.0.0.1"]
+    if platform.kubernetes is not None:
+        wanted = [*gateway_names(platform), *loopback]
+    else:
+        wanted = [*gateway.tls.names] if address.is_unspecified else [gateway.address, *gateway.tls.names]
+        wanted += loopback if address.is_loopback or address.is_unspecified else []
     return list(dict.fromkeys(_typed_name(name) for name in wanted))
 
 
@@ -101,7 +106,7 @@ def variables_for(platform: Platform, folder: Path, layout: Layout) -> dict[str,
         "kiva_local_tls": str(layout.tls),
         "kiva_local_signing_key": str(layout.signing_key),
         "kiva_local_port": platform.gateway.port,
-        "kiva_local_names": names_for(platform.gateway),
+        "kiva_local_names": names_for(platform),
         "kiva_local_certificate": "" if tls.certificate is None else str(folder / tls.certificate),
         "kiva_local_certificate_key": "" if tls.key is None else str(folder / tls.key),
     }

@@ -79,6 +79,16 @@ def keys_of(layout: Layout, now: datetime | None = None) -> list[bytes]:
     return _keys(layout, read_register(layout), now or datetime.now(UTC))
 
 
+def revoked_of(layout: Layout) -> list[str]:
+    """Ids of the tokens that a gateway has to refuse though they are genuine.
+
+    Raises:
+        PreconditionError: There is no signing key, a key or the register is damaged.
+    """
+    register, now = read_register(layout), datetime.now(UTC)
+    return _revoked(register, _keys(layout, register, now), now)
+
+
 def signing_key(layout: Layout) -> bytes:
     """The private key that signs tokens, PEM.
 

@@ -74,6 +74,19 @@ def gateway_names(platform: Platform) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*outside, *platform.gateway.tls.names, *inside]))
 
 
+def endpoint_of(platform: Platform) -> str:
+    """Base URL for clients: under the name that leads to the gateway, else under its Service's, for pods of the cluster.
+
+    Raises:
+        ValueError: The spec names no cluster.
+    """
+    entrance = cluster_of(platform).gateway
+    if entrance.host is not None and entrance.expose in {"ingress", "gateway-api"}:
+        return f"https://{entrance.host}/v1"  # what stands before it listens where the web does
+    host = entrance.host or f"{gateway_release(platform)}.{namespace_of(platform)}.svc.cluster.local"
+    return f"https://{host}:{platform.gateway.port}/v1"
+
+
 def tls_secret(platform: Platform) -> str:
     """Name of the Secret with the gateway's certificate."""
     kind, _, name = cluster_of(platform).gateway.certificate.partition(":")

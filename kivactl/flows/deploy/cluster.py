@@ -1,0 +1,90 @@
+"""Deploying to a cluster: Helm releases with all their values computed here, rolled out in order, a token generated through the gateway."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kivactl.errors import KivaError, PreconditionError, told
+from kivactl.flows.deployment import Deployment, endpoint_for
+from kivactl.flows.provision import provisioned
+from kivactl.plan import Outcome, Plan, Status
+from kivactl.stack import tokens
+from kivactl.stack.gateway.files import Json
+from kivactl.stack.kubernetes.names import cluster_of, endpoint_of, tls_secret
+from kivactl.stack.metering import OPERATOR
+from kivactl.targets.kubernetes.desired import ClusterDesired, cluster_desired_for
+from kivactl.targets.publication import keys_of, revoked_of
+
+
+def plan(deployment: Deployment, title: str) -> Plan:
+    """What a deploy would change, tried out on the API server without a change.
+
+    Raises:
+        PreconditionError: The keys are not there yet, or it cannot fit.
+        KivaError: The cluster does not answer, or refuses an object.
+    """
+    return deployment.target.plan(_desired(deployment), title)
+
+
+def steps(deployment: Deployment) -> Iterator[Outcome]:
+    """Do it.
+
+    Raises:
+        KivaError: In one sentence, with what became of it; the next deploy goes on from there.
+    """
+    target = deployment.target
+    yield from target.apply(_desired(deployment))
+    yield from _verify(deployment)
+    target.finish(deployment.loaded.digest, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _desired(deployment: Deployment) -> ClusterDesired:
+    platform, layout = deployment.platform, deployment.layout
+    if not provisioned(layout, platform):
+        raise PreconditionError(f"there are no keys and certificates for '{platform.name}' yet", "kivactl provision")
+    return cluster_desired_for(
+        platform,
+        endpoint=endpoint_of(platform),
+        jwks=tokens.jwks_for(keys_of(layout)),
+        revoked=revoked_of(layout),
+        objects=[_certificate(deployment)] if cluster_of(platform).gateway.certificate == "own" else (),
+    )
+
+
+def _certificate(deployment: Deployment) -> Json:
+    """The Secret with the gateway's certificate and key: Helm would keep them in its history."""
+    platform, layout, tls = deployment.platform, deployment.layout, deployment.platform.gateway.tls
+    given = tls.certificate is not None and tls.key is not None
+    certificate, key = (Path(str(tls.certificate)), Path(str(tls.key))) if given else (layout.certificate, layout.certificate_key)
+    with told(certificate.parent):
+        data = {"tls.crt": certificate.read_bytes(), "tls.key": key.read_bytes()}
+    labels = {"app.kubernetes.io/part-of": "kiva", "app.kubernetes.io/managed-by": "kivactl"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": tls_secret(platform), "labels": labels},
+        "data": {name: b64encode(content).decode() for name, content in data.items()},
+    }
+
+
+def _verify(deployment: Deployment) -> Iterator[Outcome]:
+    """A generated token per model, through the gateway with TLS and a token as any client's; but for those that sleep until they are asked."""
+    from kivactl.tools.http import open_client
+
+    started_s = deployment.clock.now_s()
+    yield Outcome("verification", Status.STARTED, "asking for a token through the gateway")
+    endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5))
+    awake = [model.name for model in deployment.platform.models if model.kubernetes.autoscale is None or model.kubernetes.autoscale.min > 0]
+    for name in awake:
+        with open_client(replace(endpoint, model=name)) as client:
+            try:
+                client.complete("Hello", max_tokens=1)
+            except KivaError as error:
+                error.hint = error.hint or "kivactl logs; back to what was deployed before: kivactl rollback"
+                raise
+    yield Outcome("verification", Status.DONE, "a token came through the gateway", deployment.clock.now_s() - started_s)
