@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from kivactl.errors import PreconditionError
 from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Platform
 from kivactl.stack import tokens
 from kivactl.stack.endpoint import Endpoint
+from kivactl.stack.kubernetes.names import endpoint_of
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import endpoint_url
-from kivactl.targets.target import Target, open_target
+from kivactl.targets.target import Target, open_target, url_for
 from kivactl.tools.clock import Clock
 
 PROBE = "kivactl-probe"
@@ -43,11 +45,11 @@ class Deployment:
     @property
     def endpoint(self) -> str:
         """Base URL for clients."""
-        return endpoint_url(self.platform)
+        return endpoint_url(self.platform) if self.platform.kubernetes is None else endpoint_of(self.platform)
 
     @property
-    def target(self) -> Target:
-        return open_target(self.platform.target, self.layout, self.clock)
+    def target(self) -> Target[Any]:
+        return open_target(self.platform, self.layout, self.clock)
 
 
 def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = None, lifetime: timedelta = timedelta(hours=1), name: str = PROBE) -> Endpoint:
@@ -80,5 +82,6 @@ def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = Non
         issued_at=datetime.now(UTC),
         lifetime=lifetime,
     )
-    ca = layout.ca_certificate if platform.gateway.tls.certificate is None else None
-    return Endpoint(endpoint_url(platform), token, ca, platform.models[0].name)
+    own = platform.gateway.tls.certificate is None and (platform.kubernetes is None or platform.kubernetes.gateway.certificate == "own")
+    ca = layout.ca_certificate if own else None
+    return Endpoint(url_for(platform, Clock()), token, ca, platform.models[0].name)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import ModuleType
 
 from kivactl.errors import PreconditionError
-from kivactl.flows.deploy import local
 from kivactl.flows.deployment import Deployment
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Outcome, Plan, digest
@@ -24,7 +24,7 @@ def plan_deploy(deployment: Deployment) -> Plan:
         PreconditionError: Something is missing first, or what is wanted cannot fit.
     """
     platform = deployment.platform
-    plan = local.plan(deployment, f"deploy {platform.name} on {platform.target}")
+    plan: Plan = _target(deployment).plan(deployment, f"deploy {platform.name} on {platform.target}")
     return replace(plan, basis=digest([plan.basis, deployment.loaded.digest]))
 
 
@@ -44,4 +44,15 @@ def apply_deploy(deployment: Deployment, plan: Plan) -> Iterator[Outcome]:
             raise PreconditionError("the platform changed since the plan was made", "kivactl deploy")
         journal = Journal(layout.journal, run_name("deploy"), {"plan": plan.as_dict(), "spec": deployment.loaded.digest})
         with journal:
-            yield from journal.record(local.steps(deployment))
+            yield from journal.record(_target(deployment).steps(deployment))
+
+
+def _target(deployment: Deployment) -> ModuleType:
+    """The module of the target, with `plan` and `steps`; the other one does not load."""
+    if deployment.platform.target == "kubernetes":
+        from kivactl.flows.deploy import cluster
+
+        return cluster
+    from kivactl.flows.deploy import local
+
+    return local
