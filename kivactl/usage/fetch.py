@@ -164,11 +164,11 @@ class Fetcher:
         for engine, trouble in list(zip(self._seen_s, self._pool.map(self._fetch, list(self._seen_s)), strict=True)):
             if trouble is None:
                 self._heard.add(engine)
+                self._seen_s[engine] = now_s
                 self._recover(engine)
-            elif engine in known or now_s - self._seen_s[engine] < _GONE_AFTER_S:
-                if engine in known:
-                    self._stumble(engine, trouble)
-            else:
+            elif engine in known:
+                self._stumble(engine, trouble)
+            elif now_s - self._seen_s[engine] >= _GONE_AFTER_S:
                 self._let_go(engine)
         # Who was not heard yet may still read one of them.
         if all(engine in self._heard or self._copies.place(engine)[0] for engine in self._seen_s):
