@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kivactl.spec.kubernetes import Kubernetes
 from kivactl.spec.platform import Model, Platform
@@ -22,6 +23,7 @@ Json = dict[str, Any]
 _LONGEST_DRAIN_S = 3600
 _WITH_CLASS = {"load-balancer", "ingress", "gateway-api"}
 _LEDGER_SIZE = "5Gi"
+_POSTGRESQL_PORT = 5432
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,15 @@ def gateway_values_for(platform: Platform, *, jwks: Mapping[str, Any], revoked: 
         "labels": {},
         "annotations": scrape_annotations(cluster, gateway.metrics_port, GATEWAY_METRICS),
     }
+
+
+def _reached(platform: Platform) -> list[str]:
+    """URLs of what a gateway's pod connects to besides engines: identity providers, the collector of traces, the ledger."""
+    gateway, ledger = platform.gateway, urlsplit(platform.usage.ledger)
+    keys = [issuer.jwks for issuer in gateway.issuers if urlsplit(issuer.jwks).scheme in {"http", "https"}]
+    traces = [gateway.tracing.otlp] if gateway.tracing else []
+    server = f"{ledger.scheme}://{ledger.netloc}{'' if ledger.port else f':{_POSTGRESQL_PORT}'}"
+    return [*keys, *traces, *([server] if ledger.netloc else [])]
 
 
 def services_for(platform: Platform) -> dict[str, Service]:
