@@ -112,13 +112,6 @@ def engines_of(platform: Platform) -> list[str]:
     return [f"{all_replicas_host(platform, model.name)}:{ENGINE_PORT}" for model in platform.models]
 
 
-def _reached(platform: Platform) -> list[str]:
-    """URLs of what the gateway's pods reach outside: identity providers, the collector of traces, the ledger's server."""
-    gateway, ledger = platform.gateway, platform.usage.ledger
-    tracing = [gateway.tracing.otlp] if gateway.tracing else []
-    return [*(issuer.jwks for issuer in gateway.issuers), *tracing, *([ledger] if ledger != "sqlite" else [])]
-
-
 def _tls(platform: Platform, cluster: Kubernetes) -> Json:
     kind, _, name = cluster.gateway.certificate.partition(":")
     issuers = {"cert-manager": "Issuer", "cluster-issuer": "ClusterIssuer"}
