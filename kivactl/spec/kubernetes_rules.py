@@ -24,6 +24,16 @@ def check(platform: Platform) -> None:
     if platform.usage.ledger != "sqlite" and kubernetes.ledger_secret is None:
         msg = "a PostgreSQL ledger needs `kubernetes.ledger_secret`, a Secret whose key `password` is its password"
         raise ValueError(msg)
+    if platform.usage.ledger == "sqlite" and kubernetes.gateway.replicas > 1:
+        msg = (
+            f"{kubernetes.gateway.replicas} gateways cannot share a ledger in a file: "
+            "set `usage.ledger` to postgresql://USER@HOST/DATABASE, or `kubernetes.gateway.replicas: 1`"
+        )
+        raise ValueError(msg)
+    for issuer in platform.gateway.issuers:
+        if issuer.ca is not None or not issuer.jwks.startswith(("http://", "https://")):
+            msg = f"the issuer {issuer.issuer} names a file, which pods do not have: `jwks` must be a URL whose certificate everyone trusts"
+            raise ValueError(msg)
     for model in platform.models:
         _check_version(model, kubernetes)
         _check_pods(model, kubernetes)
@@ -72,6 +82,14 @@ def _check_pods(model: Model, kubernetes: Kubernetes) -> None:
 
 
 def parallel(model: Model) -> int:
-    """How many GPUs one replica's engine spreads itself over."""
+    """How many GPUs one replica's engine spreads itself over.
+
+    Raises:
+        ValueError: The engine is told no whole number.
+    """
     options = {name.replace("_", "-"): value for name, value in model.engine.items()}
-    return math.prod(int(options.get(f"{kind}-parallel-size", 1)) for kind in ("tensor", "pipeline", "data"))
+    sizes = [options.get(f"{kind}-parallel-size", 1) for kind in ("tensor", "pipeline", "data")]
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+        msg = f"the model '{model.name}': tensor-, pipeline- and data-parallel-size in `engine` must be whole numbers above 0"
+        raise ValueError(msg)
+    return math.prod(int(size) for size in sizes)
