@@ -35,5 +35,16 @@ def layout_of(options: Common) -> tuple[str, Layout]:
     from kivactl.spec.load import site
     from kivactl.stack.layout import Layout
 
-    name, state = site(options.path, options.environment)
-    return name, Layout(state, state)
+    found = site(options.path, options.environment)
+    return found.name, Layout(found.state, found.state)
+
+
+def on_cluster(options: Common) -> bool:
+    """Whether the platform runs on Kubernetes.
+
+    Raises:
+        SpecError: The spec cannot be read.
+    """
+    from kivactl.spec.load import site
+
+    return site(options.path, options.environment).on_cluster

@@ -108,8 +108,23 @@ def merged(path: Path, environment: str | None = None) -> Node:
     return tree
 
 
-def site(path: Path, environment: str | None = None) -> tuple[str, Path]:
-    """The platform's name and absolute state folder, without checking the rest of the spec.
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What of a spec is needed to find a platform.
+
+    Attributes:
+        name: The platform's.
+        state: Absolute folder of its state.
+        on_cluster: Whether it runs on Kubernetes.
+    """
+
+    name: str
+    state: Path
+    on_cluster: bool = False
+
+
+def site(path: Path, environment: str | None = None) -> Site:
+    """The platform's name, state folder and kind of target, without checking the rest of the spec.
 
     Raises:
         SpecError: A file is missing, unreadable or not YAML, or one of the two is not text.
@@ -128,7 +143,9 @@ def site(path: Path, environment: str | None = None) -> tuple[str, Path]:
     if any(fault.path in {"name", "storage", "storage.state"} for fault in faults):
         raise _spec_error(path, files, faults)
     assert name is not None
-    return name.value, resolved(state.value if state else DEFAULT_STATE, files[0].parent)
+    target = tree.child("target")
+    on_cluster = target is not None and target.value == "kubernetes"
+    return Site(name.value, resolved(state.value if state else DEFAULT_STATE, files[0].parent), on_cluster)
 
 
 def paths(loaded: Loaded) -> tuple[Path, Path]:

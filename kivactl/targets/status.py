@@ -148,7 +148,7 @@ def status_from(
             components.append(component)
     return Status(
         platform=release.platform or platform,
-        health=_overall(components),
+        health=overall(components),
         endpoint=release.endpoint,
         deployed_at=release.deployed_at,
         components=tuple(components),
@@ -175,12 +175,18 @@ def _component(name: str, model: str, process: ProcessState | None, upstream: Up
     )
 
 
-def _overall(components: list[Component]) -> Health:
+def overall(components: list[Component], is_gateway: Callable[[Component], bool] = lambda component: component.name == GATEWAY) -> Health:
+    """The health of a platform from that of its parts. Pure.
+
+    Args:
+        components: All of them.
+        is_gateway: Tells the gateway, or one of several.
+    """
     if not components:
         return Health.ABSENT
     healths = [component.health for component in components]
-    gateway = next((component.health for component in components if component.name == GATEWAY), Health.STOPPED)
-    if gateway is Health.SERVING and any(component.health is Health.SERVING for component in components if component.model):
+    led_in = any(component.health is Health.SERVING for component in components if is_gateway(component))
+    if led_in and any(component.health is Health.SERVING for component in components if component.model):
         return Health.SERVING if all(health is Health.SERVING for health in healths) else Health.DEGRADED
     if all(health in {Health.STOPPED, Health.MAINTENANCE} for health in healths):
         return Health.STOPPED

@@ -191,14 +191,14 @@ def test_a_home_that_is_not_there_is_told():
 
 
 def test_site_agrees_with_load_and_knows_overlays(spec: Path):
-    assert site(spec) == ("kiva", paths(load(spec))[0])
+    assert site(spec) == Site("kiva", paths(load(spec))[0])
     spec.with_name("kiva.prod.yaml").write_text("name: other\nstorage: {state: elsewhere}\n")
-    assert site(spec, "prod") == ("other", spec.parent / "elsewhere")
+    assert site(spec, "prod") == Site("other", spec.parent / "elsewhere")
 
 
 def test_site_overlooks_faults_elsewhere(spec: Path):
     spec.write_text(MINIMAL + "    replicas: -2\n    nonsense: 1\n")
-    assert site(spec) == ("kiva", spec.parent / ".kiva")
+    assert site(spec) == Site("kiva", spec.parent / ".kiva")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from kivactl.cli.site import deployment_of
 
 def command(context: typer.Context) -> None:
     """Say what somebody else changed in the cluster since it was deployed. Exit code 6 when something was."""
-    from kivactl.flows.history import drift
+    from kivactl.flows.cluster import drift
 
     options = common(context)
     deployment = deployment_of(options)

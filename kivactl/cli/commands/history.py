@@ -12,7 +12,7 @@ from kivactl.cli.site import deployment_of
 
 def command(context: typer.Context) -> None:
     """List what was deployed to the cluster, the newest last."""
-    from kivactl.flows.history import history
+    from kivactl.flows.cluster import history
 
     options = common(context)
     record = history(deployment_of(options))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kivactl.cli.options import common
-from kivactl.cli.site import layout_of
+from kivactl.cli.site import deployment_of, layout_of, on_cluster
 
 
 def command(
@@ -18,14 +18,22 @@ def command(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
 ) -> None:
     """Show the last lines of the platform's logs."""
-    from kivactl.flows.logs import followed, last_lines
-
     options = common(context)
-    _, layout = layout_of(options)
-    found = last_lines(layout, process, lines)
+    if on_cluster(options):
+        from kivactl.flows.cluster import followed_logs, last_logs
+
+        deployment = deployment_of(options)
+        found = last_logs(deployment, process, lines)
+        coming = lambda: followed_logs(deployment, list(found))  # noqa: E731
+    else:
+        from kivactl.flows.logs import followed, last_lines
+
+        _, layout = layout_of(options)
+        found = last_lines(layout, process, lines)
+        coming = lambda: followed(layout, list(found), time.sleep)  # noqa: E731
     options.sink.result(found, "\n".join(_labelled(found)))
     if follow:
-        for name, line in followed(layout, list(found), time.sleep):
+        for name, line in coming():
             options.sink.text(line if len(found) == 1 else f"{name} | {line}")
 
 

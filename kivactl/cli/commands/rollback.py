@@ -17,7 +17,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Go back to an earlier deploy in the cluster, and prove it with a generated token."""
-    from kivactl.flows.history import apply_rollback, plan_rollback
+    from kivactl.flows.cluster import apply_rollback, plan_rollback
 
     options = common(context)
     deployment = deployment_of(options)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kivactl.cli.options import common
-from kivactl.cli.site import layout_of
+from kivactl.cli.options import Common, common
+from kivactl.cli.site import deployment_of, layout_of, on_cluster
+
+if TYPE_CHECKING:
+    from kivactl.targets.status import Status
 
 _STYLES = {"serving": "green", "starting": "yellow", "draining": "yellow", "degraded": "yellow", "restarting": "red", "stopped": "red"}
 
@@ -18,12 +22,12 @@ def command(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every second until Ctrl-C.")] = False,
 ) -> None:
     """Show how the platform is: health, processes, requests in work. Exit code 6 when it does not serve."""
-    from kivactl.targets.status import Health, status_of
+    from kivactl.targets.status import Health
 
     options = common(context)
-    name, layout = layout_of(options)
+    look = _look_of(options)
     while True:
-        status = status_of(layout, name)
+        status = look()
         if watch and options.sink.coloured:
             options.sink.text("\x1b[H\x1b[2J", end="")
         options.sink.result(status.as_dict(), lambda: _show(options.sink, status))  # noqa: B023  (called at once)
@@ -31,6 +35,19 @@ def command(
             break
         time.sleep(1)
     raise typer.Exit(0 if status.health is Health.SERVING else 6)
+
+
+def _look_of(options: Common) -> Callable[[], Status]:
+    """What says how the platform is: on one machine without reading more of the spec than its name, for it has to be quick."""
+    if on_cluster(options):
+        from kivactl.flows.cluster import status_of as status_in_cluster
+
+        deployment = deployment_of(options)
+        return lambda: status_in_cluster(deployment)
+    from kivactl.targets.status import status_of
+
+    name, layout = layout_of(options)
+    return lambda: status_of(layout, name)
 
 
 def _show(sink, status) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001  (types would load what must stay unloaded)

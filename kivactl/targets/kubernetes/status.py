@@ -45,7 +45,7 @@ def status_of(cluster: Cluster, platform: str) -> Status:
     Raises:
         KivaError: The cluster does not answer.
     """
-    selector = f"{PLATFORM}={label_of(platform)}"
+    selector = f"{PLATFORM}={platform}"
     questions = [
         lambda: cluster.list("Pod", selector).items,
         lambda: cluster.events("Pod"),
@@ -76,11 +76,6 @@ def status_from(seen: Pods, record: Record, where: Where, platform: str, now: da
         deployed_at=record.last.at if record.last and record.unfinished is None else "",
         components=tuple(components),
     )
-
-
-def label_of(platform: str) -> str:
-    """A platform's name as the charts' label has it."""
-    return platform.replace(".", "-")
 
 
 def _component(pod: Json, events: Sequence[Event], where: Where, now: datetime) -> Component:

@@ -1,0 +1,181 @@
+"""What a cluster can say of its platform: how it is, what it logs, what was deployed when, what somebody else changed; and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+from kivactl.errors import PreconditionError, UsageError
+from kivactl.flows.deployment import Deployment, endpoint_for
+from kivactl.journal import Journal, run_name
+from kivactl.plan import Outcome, Plan
+from kivactl.plan import Status as Progress
+from kivactl.stack.metering import OPERATOR
+from kivactl.targets.kubernetes.drift import Drift
+from kivactl.targets.kubernetes.record import Record
+from kivactl.targets.kubernetes.seen import at_once
+from kivactl.targets.kubernetes.status import COMPONENT, MODEL, PLATFORM
+from kivactl.targets.kubernetes.status import status_of as status_in
+from kivactl.targets.kubernetes.target import KubernetesTarget
+from kivactl.targets.lock import held
+from kivactl.targets.status import Status
+from kivactl.tools.kube import Cluster
+from kivactl.tools.kube_objects import Json
+
+
+def history(deployment: Deployment) -> Record:
+    """What is deployed, and what was.
+
+    Raises:
+        PreconditionError: The platform runs on one machine.
+        KivaError: The cluster does not answer.
+    """
+    return _cluster(deployment, "kivactl status").record()
+
+
+def drift(deployment: Deployment) -> tuple[Drift, ...]:
+    """What somebody else changed since it was deployed.
+
+    Raises:
+        PreconditionError: The platform runs on one machine, or nothing is deployed.
+        KivaError: The cluster does not answer.
+    """
+    target = _cluster(deployment, "kivactl deploy --plan")
+    if target.record().last is None and not target.alive():
+        raise PreconditionError(f"nothing of '{deployment.platform.name}' is deployed in the cluster '{target.cluster.context}'", "kivactl deploy")
+    return target.drift()
+
+
+def plan_rollback(deployment: Deployment, number: int | None) -> Plan:
+    """What going back to an earlier deploy would change.
+
+    Args:
+        deployment: The platform.
+        number: Of the deploy, as `history` has it; the one before the newest when None.
+
+    Raises:
+        PreconditionError: The platform runs on one machine, or the deploy cannot be had back.
+        UsageError: There is no such deploy.
+    """
+    target = _cluster(deployment, "kivactl runbook model-rollback")
+    return target.plan_return(number, f"roll {deployment.platform.name} back on {deployment.platform.target}")
+
+
+def apply_rollback(deployment: Deployment, number: int | None, plan: Plan) -> Iterator[Outcome]:
+    """Go back, and prove it with a generated token.
+
+    Args:
+        deployment: The platform.
+        number: As for `plan_rollback`.
+        plan: What was agreed to.
+
+    Raises:
+        PreconditionError: Somebody changes the platform now, or did since the plan was made.
+        KivaError: A release does not come back; the sentence says what became of it.
+    """
+    layout, target = deployment.layout, _cluster(deployment, "kivactl runbook model-rollback")
+    with held(layout.lock, "rollback"), target.locked("rollback"):
+        if plan_rollback(deployment, number).basis != plan.basis:
+            raise PreconditionError("the platform changed since the plan was made", "kivactl rollback")
+        with Journal(layout.journal, run_name("rollback"), {"plan": plan.as_dict(), "deploy": number}) as journal:
+            yield from journal.record(_steps(deployment, target, number))
+
+
+def _steps(deployment: Deployment, target: KubernetesTarget, number: int | None) -> Iterator[Outcome]:
+    from kivactl.tools.http import open_client
+
+    yield from target.go_back(number)
+    yield Outcome("verification", Progress.STARTED, "asking for a token through the gateway")
+    began_s = deployment.clock.now_s()
+    # Which models there are now is the old deploy's to know: one that both have is asked.
+    endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5))
+    served = sorted(target.alive_models())
+    with open_client(replace(endpoint, model=served[0] if served else endpoint.model)) as client:
+        client.complete("Hello", max_tokens=1)
+    yield Outcome("verification", Progress.DONE, "a token came through the gateway", deployment.clock.now_s() - began_s)
+
+
+def status_of(deployment: Deployment) -> Status:
+    """The platform's status now.
+
+    Raises:
+        KivaError: The cluster does not answer.
+    """
+    return status_in(_cluster(deployment, "kivactl status").cluster, deployment.platform.name)
+
+
+def last_logs(deployment: Deployment, name: str | None, count: int) -> dict[str, list[str]]:
+    """The last lines of pods, by `POD` or, where a pod has several containers, `POD/CONTAINER`.
+
+    Args:
+        deployment: The platform.
+        name: A pod or the beginning of its name, a model, or `gateway`; all when absent.
+        count: Lines of each, at most.
+
+    Raises:
+        UsageError: There is no such pod.
+        PreconditionError: There are no pods.
+    """
+    cluster = _cluster(deployment, "kivactl logs").cluster
+    found = _containers(deployment, cluster, name)
+    lines = at_once(lambda one: cluster.logs(*one, tail=count), found.values())
+    return {shown: list(group) for shown, group in zip(found, lines, strict=True)}
+
+
+def followed_logs(deployment: Deployment, names: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (name, line) for what these pods write from now on, until the last of them has ended."""
+    from queue import SimpleQueue
+    from threading import Thread
+
+    cluster = _cluster(deployment, "kivactl logs").cluster
+    coming: SimpleQueue[tuple[str, str | None]] = SimpleQueue()
+
+    def read(shown: str, pod: str, container: str) -> None:
+        try:
+            for line in cluster.follow(pod, container, tail=0):
+                coming.put((shown, line))
+        finally:
+            coming.put((shown, None))
+
+    open_ones = {shown: one for shown, one in _containers(deployment, cluster, None).items() if shown in names}
+    for shown, one in open_ones.items():
+        Thread(target=read, args=(shown, *one), daemon=True).start()
+    left = len(open_ones)
+    while left:
+        shown, line = coming.get()
+        if line is None:
+            left -= 1
+        else:
+            yield shown, line
+
+
+def _containers(deployment: Deployment, cluster: Cluster, name: str | None) -> dict[str, tuple[str, str]]:
+    """Pod and container by what people call them."""
+    pods = sorted(cluster.list("Pod", f"{PLATFORM}={deployment.platform.name}").items, key=lambda pod: str(pod["metadata"]["name"]))
+    if not pods:
+        raise PreconditionError(f"there are no pods of '{deployment.platform.name}' in the cluster '{cluster.context}'", "kivactl deploy")
+    chosen = [pod for pod in pods if name is None or str(pod["metadata"]["name"]).startswith(name) or name in _called(pod)]
+    if not chosen:
+        known = sorted({word for pod in pods for word in _called(pod)})
+        raise UsageError(f"there is no pod of '{name}'", f"there are: {', '.join(known)}")
+    found = {}
+    for pod in chosen:
+        title = str(pod["metadata"]["name"])
+        # What runs beside the main program all along is told as an init container that restarts.
+        beside = [one for one in pod["spec"].get("initContainers") or () if one.get("restartPolicy") == "Always"]
+        containers = [str(one["name"]) for one in (*pod["spec"]["containers"], *beside)]
+        found |= {title if len(containers) == 1 else f"{title}/{container}": (title, container) for container in containers}
+    return found
+
+
+def _called(pod: Json) -> set[str]:
+    labels = pod["metadata"].get("labels") or {}
+    return {labels[key] for key in (MODEL, COMPONENT) if labels.get(key)}
+
+
+def _cluster(deployment: Deployment, instead: str) -> KubernetesTarget:
+    target = deployment.target
+    if not isinstance(target, KubernetesTarget):
+        raise PreconditionError("on one machine there is only what is deployed now: earlier deploys are kept in a cluster", instead)
+    return target
