@@ -9,7 +9,6 @@ from kivactl import root
 from kivactl.errors import PreconditionError, SpecError, ToolError
 from kivactl.flows.provision import changes_from, error_for, names_for, provisioned, variables_for
 from kivactl.plan import Outcome, Status, Verb
-from kivactl.spec.gateway import Gateway
 from kivactl.spec.platform import Platform
 from kivactl.stack.layout import Layout
 from kivactl.tools.ansible import Failure
@@ -39,13 +38,22 @@ def _platform(**gateway) -> Platform:
     ],
 )
 def test_names_of_the_certificate(gateway, names):
-    assert names_for(Gateway.model_validate(gateway)) == names
+    assert names_for(_platform(**gateway)) == names
+
+
+def test_in_a_cluster_the_certificate_is_for_its_names_there_and_for_a_forwarded_port():
+    digest = "@sha256:" + "0" * 64
+    cluster = {"context": "prod", "images": {"engine": f"kiva/engine{digest}", "gateway": f"kiva/gateway{digest}"}, "gateway": {"host": "llm.example.org"}}
+    spec = {**_platform(address="192.0.2.7").model_dump(exclude_unset=True), "target": "kubernetes", "kubernetes": cluster}
+    names = names_for(Platform.model_validate(spec))
+    assert {"DNS:llm.example.org", "DNS:kiva-gateway.kiva.svc", "DNS:localhost", "IP:127.0.0.1"} <= set(names)
+    assert "IP:192.0.2.7" not in names
 
 
 @pytest.mark.parametrize("name", ["a b", "", "x,DNS:evil", "x\nbasicConstraints=CA:TRUE", "-x", "a..b", "a.*.b", "x" * 64, "ä.example", "$(id)", "x/y"])
 def test_what_is_no_name_is_refused(name):
     with pytest.raises(SpecError, match="neither a DNS name nor an address"):
-        names_for(Gateway.model_validate({"tls": {"names": [name]}}))
+        names_for(_platform(tls={"names": [name]}))
 
 
 def test_every_variable_is_one_of_the_role(layout, tmp_path):

