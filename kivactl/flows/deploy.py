@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from kivactl.errors import PreconditionError
 from kivactl.flows.provision import provisioned
@@ -62,8 +63,8 @@ class Deployment:
         return endpoint_url(self.platform)
 
     @property
-    def target(self) -> Target:
-        return open_target(self.platform.target, self.layout, self.clock)
+    def target(self) -> Target[Any]:
+        return open_target(self.platform, self.layout, self.clock)
 
 
 def plan_deploy(deployment: Deployment) -> Plan:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
 
-from kivactl.errors import PreconditionError
 from kivactl.plan import Outcome, Plan
+from kivactl.spec.platform import Platform
 from kivactl.stack.gateway.files import Json
 from kivactl.stack.layout import Layout
-from kivactl.targets.desired import Desired
 from kivactl.targets.local import LocalTarget
 from kivactl.tools.clock import Clock
 
+Wanted_contra = TypeVar("Wanted_contra", contravariant=True)
+"""What should run, in the form of one target: `desired.Desired` on this machine, `kubernetes.desired.ClusterDesired` in a cluster."""
 
-class Target(Protocol):
+
+class Target(Protocol[Wanted_contra]):
     """Where a platform runs."""
 
-    def plan(self, desired: Desired, title: str) -> Plan:
+    def locked(self, verb: str) -> AbstractContextManager[Any]:
+        """Hold the platform's lock; who is second is told who holds it."""
+
+    def plan(self, desired: Wanted_contra, title: str) -> Plan:
         """What `apply` would change; reads only."""
 
-    def apply(self, desired: Desired) -> Iterator[Outcome]:
+    def apply(self, desired: Wanted_contra) -> Iterator[Outcome]:
         """Bring what runs to what is desired."""
 
     def finish(self, spec_digest: str, deployed_at: str) -> None:
@@ -51,12 +57,14 @@ class Target(Protocol):
         """Memory that our processes hold now."""
 
 
-def open_target(name: str, layout: Layout, clock: Clock) -> Target:
-    """The target a spec names.
+def open_target(platform: Platform, layout: Layout, clock: Clock) -> Target[Any]:
+    """The target a spec names; what it is given to plan and apply must be of its own form.
 
     Raises:
-        PreconditionError: This version cannot deploy there.
+        PreconditionError: The spec names no cluster, or one that the kubeconfig does not have.
     """
-    if name == "local":
-        return LocalTarget(layout, clock)
-    raise PreconditionError(f"this version of kivactl cannot deploy to the target '{name}' yet", "set `target: local` in kiva.yaml")
+    if platform.target == "kubernetes":
+        from kivactl.targets.kubernetes.target import open_kubernetes
+
+        return open_kubernetes(platform.name, platform.kubernetes, clock)
+    return LocalTarget(layout, clock)
