@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kivactl.stack.gateway.files import Json, endpoints_file
 from kivactl.stack.layout import Layout
 from kivactl.targets import maintenance, routing
 from kivactl.targets.desired import Desired, changes_between, desired_from, endpoints_as_known
+from kivactl.targets.lock import held
 from kivactl.targets.reaper import end_group
 from kivactl.targets.release import Release, differs, read_release, write_release
 from kivactl.targets.replicas import Replicas
@@ -46,6 +48,10 @@ class LocalTarget:
     layout: Layout
     clock: Clock = field(default_factory=Clock)
     stop_within_s: float = 20.0
+
+    def locked(self, verb: str) -> AbstractContextManager[None]:
+        """Hold the platform's lock; who is second is told who holds it."""
+        return held(self.layout.lock, verb)
 
     def alive(self) -> frozenset[str]:
         """Names of the processes that run."""

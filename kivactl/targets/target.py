@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
 
-from kivactl.errors import PreconditionError
 from kivactl.plan import Outcome, Plan
+from kivactl.spec.platform import Platform
 from kivactl.stack.gateway.files import Json
 from kivactl.stack.layout import Layout
-from kivactl.targets.desired import Desired
+from kivactl.targets.desired import endpoint_url
 from kivactl.targets.local import LocalTarget
 from kivactl.tools.clock import Clock
 
+Wanted_contra = TypeVar("Wanted_contra", contravariant=True)
+"""What should run, in the form of one target: `desired.Desired` on this machine, `kubernetes.desired.ClusterDesired` in a cluster."""
 
-class Target(Protocol):
+
+class Target(Protocol[Wanted_contra]):
     """Where a platform runs."""
 
-    def plan(self, desired: Desired, title: str) -> Plan:
+    def locked(self, verb: str) -> AbstractContextManager[Any]:
+        """Hold the platform's lock; who is second is told who holds it."""
+
+    def plan(self, desired: Wanted_contra, title: str) -> Plan:
         """What `apply` would change; reads only."""
 
-    def apply(self, desired: Desired) -> Iterator[Outcome]:
+    def apply(self, desired: Wanted_contra) -> Iterator[Outcome]:
         """Bring what runs to what is desired."""
 
     def finish(self, spec_digest: str, deployed_at: str) -> None:
@@ -51,12 +58,29 @@ class Target(Protocol):
         """Memory that our processes hold now."""
 
 
-def open_target(name: str, layout: Layout, clock: Clock) -> Target:
-    """The target a spec names.
+def open_target(platform: Platform, layout: Layout, clock: Clock) -> Target[Any]:
+    """The target a spec names; what it is given to plan and apply must be of its own form.
 
     Raises:
-        PreconditionError: This version cannot deploy there.
+        PreconditionError: The spec names no cluster, or one that the kubeconfig does not have.
     """
-    if name == "local":
-        return LocalTarget(layout, clock)
-    raise PreconditionError(f"this version of kivactl cannot deploy to the target '{name}' yet", "set `target: local` in kiva.yaml")
+    if platform.target == "kubernetes":
+        from kivactl.targets.kubernetes.target import open_kubernetes
+
+        return open_kubernetes(platform.name, platform.kubernetes, clock)
+    return LocalTarget(layout, clock)
+
+
+def url_for(platform: Platform, clock: Clock) -> str:
+    """Base URL under which this process reaches the gateway; one in a cluster maybe over a port that is forwarded until the process ends.
+
+    Raises:
+        PreconditionError: Nothing leads there.
+        NotReadyError: No pod of the gateway is ready.
+    """
+    if platform.target == "kubernetes":
+        from kivactl.targets.kubernetes.entrance import url_for as url_in_cluster
+        from kivactl.targets.kubernetes.target import open_kubernetes
+
+        return url_in_cluster(platform, open_kubernetes(platform.name, platform.kubernetes, clock).cluster)
+    return endpoint_url(platform)

@@ -12,12 +12,13 @@ from typing import Any
 
 from kivactl.plan import Difference, digest
 from kivactl.stack.kubernetes.releases import ChartRelease
-from kivactl.targets.kubernetes.capacity import tolerations_from
+from kivactl.targets.kubernetes.capacity import requests_of, tolerations_from
 from kivactl.targets.kubernetes.desired import ENGINE, ClusterDesired, label_of, with_decision, with_strategy_of
 from kivactl.targets.kubernetes.difference import differences, drifted, same_pods, subject_of
 from kivactl.targets.kubernetes.feasibility import Decision, Feasibility, Wanted, feasibility_of
 from kivactl.targets.kubernetes.manifests import (
     Key,
+    as_helm_writes,
     kind_of,
     limits_of,
     mounts_on_one_node,
@@ -25,7 +26,6 @@ from kivactl.targets.kubernetes.manifests import (
     pod_spec,
     pods_of_replica,
     replicas_of,
-    requests_of,
     startup_s,
     stop_s,
     workloads,
@@ -185,7 +185,7 @@ class Surveyor:
         before = seen.manifests.get(release.name, {})
         found: list[Difference] = []
         for key, manifest in manifests.items():
-            wanted = self._dry_run(manifest)
+            wanted = self._dry_run(manifest, release.name)
             if key not in live:
                 found.append(Difference(subject_of(manifest), None, "new"))
             else:
@@ -193,8 +193,8 @@ class Surveyor:
         found += [Difference(subject_of(one), "deployed", None) for key, one in before.items() if key not in manifests and key in live]
         return tuple(found)
 
-    def _dry_run(self, manifest: Json) -> Json:
-        return self.cluster.apply(manifest, dry_run=True, manager=HELM_MANAGER, force=True)
+    def _dry_run(self, manifest: Json, release: str) -> Json:
+        return self.cluster.apply(as_helm_writes(manifest, release, self.cluster.namespace), dry_run=True, manager=HELM_MANAGER, force=True)
 
     def _decided(self, steps: list[Step], desired: ClusterDesired, seen: Seen, removals: Sequence[str]) -> tuple[tuple[Step, ...], Feasibility]:
         """The steps with the way of each exchange, found out of what is free; what changes nothing about pods needs none."""
@@ -217,7 +217,7 @@ class Surveyor:
         live = seen.objects.get(keys[0])
         pods = pod_spec(workload)
         number = replicas_of(workload, replicas_of(live) if live else int(step.release.values.get("replicas", 1)))
-        unchanged = live is not None and same_pods(live, self._dry_run(workload))
+        unchanged = live is not None and same_pods(live, self._dry_run(workload, step.release.name))
         if unchanged and live is not None and number == replicas_of(live):
             return None
         measured = seen.record.ready_s.get(step.release.name)
@@ -262,7 +262,8 @@ def good_revision(step: Step, record: Record) -> int | None:
     """The revision to go back to: that of the last finished deploy, else the one that Helm holds for deployed; None when there is none."""
     if record.last and step.release.name in record.last.releases:
         return record.last.releases[step.release.name]
-    return step.deployed.good.state.revision if step.deployed and step.deployed.good else None
+    good = step.deployed.good if step.deployed else None
+    return good.state.revision if good is not None and step.acts else None
 
 
 @cache

@@ -54,7 +54,7 @@ _SHORTER = (
     *((path, ()) for path in _POD),
     (("spec", "template", "metadata"), ("pod",)),
 )
-_KEYS = ("mountPath", "name", "containerPort", "port", "key", "type", "topologyKey", "ip", "devicePath")
+KEYS = ("mountPath", "name", "containerPort", "port", "key", "type", "topologyKey", "ip", "devicePath")
 """What tells the entries of a list apart, the first that all of them have."""
 
 _QUANTITIES = frozenset({"requests", "limits", "hard", "sizeLimit", "capacity", "overhead"})
@@ -70,17 +70,17 @@ def differences(live: Json, wanted: Json, before: Json | None = None, after: Jso
         before: The manifest that it was made from; with `after` it tells what is to be taken away, which a dry run may leave.
         after: The manifest that it is to be made from.
     """
-    old, new = _flat(live), _flat(wanted)
+    old, new = flat(live), flat(wanted)
     if before is not None and after is not None:
-        for path in _flat(before).keys() - _flat(after).keys():
+        for path in flat(before).keys() - flat(after).keys():
             new.pop(path, None)
-    return _shown(live, old, new)
+    return shown(live, old, new)
 
 
 def drifted(live: Json, manifest: Json) -> tuple[Difference, ...]:
     """Which fields of a manifest the cluster has otherwise; `before` is what was deployed. What the manifest does not say is no drift."""
-    deployed, now = _flat(manifest), _flat(live)
-    return _shown(live, deployed, {path: now[path] for path in deployed if path in now})
+    deployed, now = flat(manifest), flat(live)
+    return shown(live, deployed, {path: now[path] for path in deployed if path in now})
 
 
 def subject_of(thing: Json) -> str:
@@ -90,7 +90,7 @@ def subject_of(thing: Json) -> str:
 
 def same_pods(live: Json, wanted: Json) -> bool:
     """Whether the pods of a workload stay as they are."""
-    old, new = _flat(live), _flat(wanted)
+    old, new = flat(live), flat(wanted)
     changed = {path for path in old.keys() | new.keys() if not _same(path, old.get(path), new.get(path))}
     return not any(path[: len(prefix) - 1] == prefix[:-1] for path in changed for prefix in _POD)
 
@@ -104,21 +104,17 @@ def field_of(path: Path) -> str:
     return ".".join(rest)
 
 
-def flat_paths(thing: Json) -> dict[Path, Any]:
-    """Every field of an object by its path, without the server's own; entries of lists by their names."""
-    return _flat(thing)
-
-
-def _shown(thing: Json, old: Mapping[Path, Any], new: Mapping[Path, Any]) -> tuple[Difference, ...]:
+def shown(thing: Json, old: Mapping[Path, Any], new: Mapping[Path, Any]) -> tuple[Difference, ...]:
+    """The differences of two sets of fields of one object; of many the first, and how many more there are."""
     subject = subject_of(thing)
-    found = [one for path in _ordered(old, new) for one in _between(str(thing.get("kind", "")), subject, path, old.get(path), new.get(path))]
+    found = [one for path in changed_paths(old, new) for one in _between(str(thing.get("kind", "")), subject, path, old.get(path), new.get(path))]
     if len(found) <= _SHOWN:
         return tuple(found)
     return (*found[: _SHOWN - 1], Difference(f"{subject} and {len(found) - _SHOWN + 1} more fields", None, "changed"))
 
 
-def _ordered(old: Mapping[Path, Any], new: Mapping[Path, Any]) -> list[Path]:
-    """In the order of the objects, labels and annotations last."""
+def changed_paths(old: Mapping[Path, Any], new: Mapping[Path, Any]) -> list[Path]:
+    """The fields that differ, in the order of the objects, labels and annotations last."""
     paths = [path for path in {**new, **old} if not _same(path, old.get(path), new.get(path))]
     return sorted(paths, key=lambda path: "metadata" in path[:3])
 
@@ -152,7 +148,8 @@ def _option(words: list[str], index: int) -> str:
     return f" ({previous})" if previous.startswith("--") and "=" not in previous and not here.startswith("--") else ""
 
 
-def _flat(thing: Json) -> dict[Path, Any]:
+def flat(thing: Json) -> dict[Path, Any]:
+    """Every field of an object by its path, without what the server notes for itself; entries of lists by their names."""
     found: dict[Path, Any] = {}
     _walk((), {key: value for key, value in thing.items() if key not in {"apiVersion", "kind", "status"}}, found)
     return found
@@ -185,7 +182,7 @@ def _ignored(path: Path, key: str) -> bool:
 
 def _named(entries: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """The entries of a list by what tells them apart, by their place otherwise; the name itself is no field then."""
-    for key in _KEYS:
+    for key in KEYS:
         names = [str(one.get(key)) for one in entries]
         if all(key in one for one in entries) and len(set(names)) == len(names):
             yield from (

@@ -127,12 +127,11 @@ def feasibility_of(capacity: Capacity, wanted: Sequence[Wanted], removed: Collec
     if faults:
         return Feasibility(faults=tuple(faults))
     result = _Waves(capacity, changed).run()
-    if result.faults and removed:
+    if removed and (result.faults or _outages(result)):
         second = _Waves(_without(capacity, removed), changed).run()
-        if not second.faults:
+        if not second.faults and (result.faults or (_outages(second) < _outages(result) and not _starts(second))):
             gone = ", ".join(f"'{name}'" for name in sorted(removed))
-            note = f"what goes, goes first, for its place is needed: {gone}"
-            result = replace(second, removal_first=True, notes=(note,))
+            result = replace(second, removal_first=True, notes=(f"what goes, goes first, for its place is needed: {gone}",))
     return replace(result, notes=(*result.notes, *_budget_notes(capacity, wanted, result.decisions)))
 
 
@@ -303,6 +302,15 @@ def _least_ready(budget: Budget, pods: int) -> int:
 
 def _selects(budget: Budget, pod: Pod) -> bool:
     return all(pod.labels.get(key) == value for key, value in budget.selector.items())
+
+
+def _outages(result: Feasibility) -> int:
+    return sum(one.way is Way.RECREATE for one in result.decisions)
+
+
+def _starts(result: Feasibility) -> bool:
+    """Whether something new comes: the gateway would name it before it answers, if what goes went first."""
+    return any(one.way is Way.START for one in result.decisions)
 
 
 def _without(capacity: Capacity, removed: Collection[str]) -> Capacity:

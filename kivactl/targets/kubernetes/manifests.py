@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kivactl.targets.kubernetes.capacity import Json, amounts, requests_of
+from kivactl.targets.kubernetes.capacity import Json, amounts
 
 Key = tuple[str, str]
 """Kind with its group and version, and name: `("apps/v1/Deployment", "kiva-smollm2")`."""
@@ -31,6 +31,14 @@ def parse_manifests(text: str) -> dict[Key, dict[str, Any]]:
 def key_of(thing: Json) -> Key:
     """How an object is found."""
     return f"{thing.get('apiVersion', 'v1')}/{thing.get('kind', '')}", str((thing.get("metadata") or {}).get("name", ""))
+
+
+def as_helm_writes(manifest: Json, release: str, namespace: str) -> dict[str, Any]:
+    """A manifest with what Helm adds to everything that it writes."""
+    meta = manifest.get("metadata") or {}
+    labels = {**(meta.get("labels") or {}), "app.kubernetes.io/managed-by": "Helm"}
+    annotations = {**(meta.get("annotations") or {}), "meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": namespace}
+    return {**manifest, "metadata": {**meta, "labels": labels, "annotations": annotations}}
 
 
 def kind_of(key: Key) -> str:
@@ -86,21 +94,3 @@ def mounts_on_one_node(manifests: Mapping[Key, Json]) -> bool:
     """Whether a release has a claim that one node at a time may mount."""
     claims = [one for key, one in manifests.items() if kind_of(key) == "PersistentVolumeClaim"]
     return any(set((claim.get("spec") or {}).get("accessModes") or ()) in ({"ReadWriteOnce"}, {"ReadWriteOncePod"}) for claim in claims)
-
-
-__all__ = [
-    "WORKLOADS",
-    "Key",
-    "key_of",
-    "kind_of",
-    "limits_of",
-    "mounts_on_one_node",
-    "parse_manifests",
-    "pod_spec",
-    "pods_of_replica",
-    "replicas_of",
-    "requests_of",
-    "startup_s",
-    "stop_s",
-    "workloads",
-]

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from kivactl import __version__
-from kivactl.errors import KivaError
+from kivactl.errors import KivaError, PreconditionError
 from kivactl.plan import Outcome, Status
-from kivactl.targets.kubernetes.course import Act, Course, Step, good_revision, history_label
-from kivactl.targets.kubernetes.desired import step_of
+from kivactl.stack.kubernetes.releases import ChartRelease
+from kivactl.targets.kubernetes.course import Act, Course, Step, fingerprint, good_revision, history_label
+from kivactl.targets.kubernetes.desired import step_of, with_strategy_of
 from kivactl.targets.kubernetes.following import EVERY_S, Followed, Follower, until_ready
 from kivactl.targets.kubernetes.manifests import Key, parse_manifests, pod_spec, startup_s, stop_s, workloads
 from kivactl.targets.kubernetes.plan import phases_of
 from kivactl.targets.kubernetes.record import Record, Unfinished, change_record
+from kivactl.targets.kubernetes.seen import deployed_releases, stored_revision
 from kivactl.tools.helm import Helm
 from kivactl.tools.kube import Cluster
 from kivactl.tools.kube_errors import Unreachable
@@ -104,18 +106,29 @@ class Rollout:
         gone = self.helm.uninstall(name)
         yield Outcome(step, Status.DONE, "removed" if gone else "was gone already")
 
-    def back(self, name: str, step: str, revision: int) -> Iterator[Outcome]:
-        """Write an earlier revision of a release again, and wait for its pods."""
+    def back(self, step: Step, revision: int) -> Iterator[Outcome]:
+        """Write an earlier revision of a release again, and wait for its pods.
+
+        With the values of then where the chart is the same, exchanged in the way for which there is room now; else Helm's own way back.
+        """
         self.check()
-        self.helm.rollback(name, revision, force_conflicts=True)
-        manifests = parse_manifests(self.helm.manifest(name))
-        yield from until_ready(self._follower, [self._followed(name, step, manifests)], self.check)
+        name = step.release.name
+        stored = stored_revision(self.cluster, name, revision)
+        if stored is None:
+            raise PreconditionError(f"Helm no longer keeps revision {revision} of {name}", "kivactl deploy")
+        release = replace(step.release, values=dict(stored.values))
+        if fingerprint(release, self.charts) in stored.state.description:
+            manifests = self._write(with_strategy_of(release, step.release.values))
+        else:
+            self.helm.rollback(name, revision, force_conflicts=True)
+            manifests = parse_manifests(stored.manifest)
+        yield from until_ready(self._follower, [self._followed(name, step_of(step.release), manifests)], self.check)
 
     def _exchange(self, steps: Sequence[Step], record: Record) -> Iterator[Outcome]:
         """Exchange some releases, a few at a time. After a failure none is begun, and those under way are followed to their end."""
         queue: list[Step] = list(steps)
         failed: KivaError | None = None
-        writing: dict[Future[None], Step] = {}
+        writing: dict[Future[dict[Key, Json]], Step] = {}
         followed: dict[str, tuple[Step, Followed]] = {}
         with ThreadPoolExecutor(_HELMS) as pool:
             while writing or followed or (queue and failed is None):
@@ -124,13 +137,13 @@ class Rollout:
                     self.check()
                     yield Outcome(step_of(step.release), Status.STARTED, self._intent(step))
                     if step.acts:
-                        writing[pool.submit(self._write, step)] = step
+                        writing[pool.submit(self._write, step.release)] = step
                     else:
                         followed[step.release.name] = (step, self._followed(step.release.name, step_of(step.release), step.manifests))
                 for future in wait(writing, timeout=None if not followed else 0, return_when=FIRST_COMPLETED).done:
                     step = writing.pop(future)
                     if (error := future.exception()) is None:
-                        followed[step.release.name] = (step, self._followed(step.release.name, step_of(step.release), step.manifests))
+                        followed[step.release.name] = (step, self._followed(step.release.name, step_of(step.release), future.result()))
                     elif isinstance(error, KivaError):
                         failed = yield from self._failed(step, error, record, failed)
                     else:
@@ -149,9 +162,11 @@ class Rollout:
         if failed is not None:
             raise failed
 
-    def _write(self, step: Step) -> None:
-        label = history_label(step.release, self.charts, __version__)
-        self.helm.install_or_upgrade(step.release.name, self.charts / step.release.chart, step.release.values, description=label, force_conflicts=True)
+    def _write(self, release: ChartRelease) -> dict[Key, Json]:
+        """Let Helm write a release; gives the objects that it is made of."""
+        label = history_label(release, self.charts, __version__)
+        written = self.helm.install_or_upgrade(release.name, self.charts / release.chart, release.values, description=label, force_conflicts=True)
+        return parse_manifests(written.manifest)
 
     def _failed(self, step: Step, error: KivaError, record: Record, earlier: KivaError | None) -> Generator[Outcome, None, KivaError]:
         """Go back to what served before, and say in the error what became of it; an earlier failure stays the one that counts."""
@@ -160,11 +175,13 @@ class Rollout:
         revision = good_revision(step, record)
         if isinstance(error, Lost | Unreachable):
             became = "it is left as it is"
+        elif step.acts and not self._written(name, step):
+            became = "nothing of it was changed"
         elif revision is None:
             became = "there is no revision to go back to: it is left for a look"
         else:
             try:
-                for outcome in self.back(name, subject, revision):
+                for outcome in self.back(step, revision):
                     if outcome.status is not Status.DONE:
                         yield outcome
                 became = f"it is back at revision {revision}"
@@ -176,6 +193,15 @@ class Rollout:
         told = type(error)(f"{error.message}; {became}", error.hint, error.details)
         told.__cause__ = error
         return told
+
+    def _written(self, name: str, step: Step) -> bool:
+        """Whether anything of a release may have been changed; where nobody can be asked, nothing more is to be done either."""
+        try:
+            found = deployed_releases(self.cluster, self.platform).get(name)
+        except KivaError:
+            return False
+        before = step.deployed.newest.state.revision if step.deployed else 0
+        return found is not None and found.newest.state.revision > before
 
     def _note(self, name: str) -> None:
         """Write down that a release is through, and how long its newest pod took."""

@@ -90,6 +90,12 @@ def deployed_releases(cluster: Cluster, platform: str) -> dict[str, Deployed]:
     return found
 
 
+def stored_revision(cluster: Cluster, release: str, revision: int) -> StoredRelease | None:
+    """One revision of a release; None when Helm no longer keeps it."""
+    secret = cluster.get("Secret", f"sh.helm.release.v1.{release}.v{revision}")
+    return None if secret is None else parse_stored(str((secret.get("data") or {}).get("release", "")))
+
+
 def live_objects(cluster: Cluster, kinds: Iterable[str]) -> dict[Key, Json]:
     """All objects of some kinds in the namespace; of a kind that the cluster does not know there are none.
 

@@ -201,6 +201,9 @@ def test_what_goes_goes_first_only_where_its_place_is_needed():
     assert (result.removal_first, result.faults) == (True, ())
     assert result.notes == ("what goes, goes first, for its place is needed: 'kiva-old'",)
     wide = Capacity((node(gpus=2),), (pod("old"),))
+    kept = Capacity((node(gpus=2),), (pod("old"), pod("kept")))
+    unnoticed = feasibility_of(kept, (wanted("kept"),), ("kiva-old",))
+    assert (unnoticed.removal_first, unnoticed.decisions[0].way) == (True, Way.ROLLING)
     assert not feasibility_of(wide, (wanted("new"),), ("kiva-old",)).removal_first
 
 

@@ -1,0 +1,47 @@
+"""One operator at a time per platform, whoever's machine it is: the Lease in the cluster, lent to everything that this process does meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kivactl.tools.kube import Cluster
+from kivactl.tools.lease import Held, held
+
+
+class Lock:
+    """The lock of one platform. A procedure is made of commands that each take it; within this process it counts as held once more.
+
+    Args:
+        cluster: The cluster whose Lease it is.
+        platform: What is locked.
+    """
+
+    def __init__(self, cluster: Cluster, platform: str) -> None:
+        self._cluster = cluster
+        self._platform = platform
+        self._guard = threading.RLock()
+        self._held: Held | None = None
+
+    @contextmanager
+    def held(self, verb: str) -> Iterator[Held]:
+        """Hold it.
+
+        Args:
+            verb: What we do, for the other one's message.
+
+        Raises:
+            PreconditionError: Someone else holds it.
+            KivaError: The cluster does not answer.
+        """
+        with self._guard:
+            if self._held is not None:
+                yield self._held
+                return
+            with held(self._cluster, self._platform, verb) as lease:
+                self._held = lease
+                try:
+                    yield lease
+                finally:
+                    self._held = None

@@ -1,0 +1,209 @@
+"""The target `kubernetes`: engines, gateway and monitoring as Helm releases in one namespace of one cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kivactl import __version__
+from kivactl.errors import PreconditionError
+from kivactl.plan import Outcome, Plan
+from kivactl.root import content
+from kivactl.spec.kubernetes import Kubernetes
+from kivactl.stack.gateway.files import Json
+from kivactl.targets.kubernetes.course import Course, Surveyor
+from kivactl.targets.kubernetes.desired import GATEWAY, ClusterDesired
+from kivactl.targets.kubernetes.drift import Drift, drift_of
+from kivactl.targets.kubernetes.history import deploy_of, desired_of, notes_on
+from kivactl.targets.kubernetes.lock import Lock
+from kivactl.targets.kubernetes.operation import Operation, none_of
+from kivactl.targets.kubernetes.plan import plan_of
+from kivactl.targets.kubernetes.record import Deploy, Record, change_record, read_record
+from kivactl.targets.kubernetes.recovery import recover
+from kivactl.targets.kubernetes.rollout import Rollout, now, operator
+from kivactl.targets.kubernetes.seen import deployed_releases
+from kivactl.tools.clock import Clock
+from kivactl.tools.helm import Helm
+from kivactl.tools.kube import Cluster, open_cluster
+from kivactl.tools.lease import Held
+
+_ROUTES = "routes.json"
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesTarget:
+    """A platform in a cluster.
+
+    Attributes:
+        platform: Its name.
+        cluster: The cluster.
+        helm: Helm, for the same.
+        charts: Folder of the charts.
+        lock: Held by whoever changes something.
+    """
+
+    platform: str
+    cluster: Cluster
+    helm: Helm
+    charts: Path
+    lock: Lock
+
+    @contextmanager
+    def locked(self, verb: str) -> Iterator[Held]:
+        """Hold the platform's lock in the cluster; within, every command of this process has it.
+
+        Args:
+            verb: What is done, for the message that others get.
+
+        Raises:
+            PreconditionError: Someone else holds it.
+        """
+        with self.lock.held(verb) as lease:
+            yield lease
+
+    def plan(self, desired: ClusterDesired, title: str) -> Plan:
+        """What `apply` would change, tried out on the API server without a change.
+
+        Raises:
+            PreconditionError: It cannot fit.
+            KivaError: The cluster does not answer, or it refuses an object.
+        """
+        return plan_of(self._course(desired), title)
+
+    def apply(self, desired: ClusterDesired) -> Iterator[Outcome]:
+        """Bring the cluster to what is desired; yields what happens.
+
+        Raises:
+            KivaError: In one sentence, with what became of it; the next deploy goes on from there.
+        """
+        yield from self._apply(desired, "deploy")
+
+    def finish(self, spec_digest: str, deployed_at: str) -> None:
+        """Record that a deploy is done and verified."""
+        self._finish("deploy", spec_digest, deployed_at)
+
+    def start(self) -> Iterator[Outcome]:
+        """Start what was deployed, as it was deployed."""
+        with self.locked("start") as lease:
+            yield from Operation(self.cluster, self.platform, lease.check).start()
+
+    def stop(self) -> Iterator[Outcome]:
+        """Finish the requests in work and stop everything; what is deployed stays recorded."""
+        with self.locked("stop") as lease:
+            yield from Operation(self.cluster, self.platform, lease.check).stop()
+
+    def restart(self, replicas: Sequence[str]) -> Iterator[Outcome]:
+        """Start models or single pods anew, one after the other."""
+        with self.locked("restart") as lease:
+            yield from Operation(self.cluster, self.platform, lease.check).restart(replicas)
+
+    def take_out(self, replicas: Sequence[str]) -> Iterator[Outcome]:
+        """Not on Kubernetes.
+
+        Raises:
+            PreconditionError: Always; the hint says what to do instead.
+        """
+        raise none_of(replicas)
+
+    def bring_back(self, replicas: Sequence[str]) -> Iterator[Outcome]:
+        """Not on Kubernetes.
+
+        Raises:
+            PreconditionError: Always; the hint says what to do instead.
+        """
+        raise none_of(replicas)
+
+    def route(self, routes: Json) -> bool:
+        """Exchange the deployed gateway's routes, as a further revision of its release; False when there was nothing to change.
+
+        The pods read it when their kubelet has written it, a minute later or two; it is not waited for.
+
+        Raises:
+            PreconditionError: No gateway is deployed.
+        """
+        with self.locked("route") as lease:
+            found = next((one for one in deployed_releases(self.cluster, self.platform).values() if one.chart == GATEWAY), None)
+            if found is None or found.good is None:
+                raise PreconditionError("no gateway is deployed here", "kivactl deploy")
+            values = dict(found.good.values)
+            files = dict(values.get("files") or {})
+            if json.loads(files.get(_ROUTES, "null")) == routes:
+                return False
+            values["files"] = {**files, _ROUTES: json.dumps(routes, separators=(",", ":"))}
+            lease.check()
+            name = found.newest.state.name
+            self.helm.install_or_upgrade(name, self.charts / GATEWAY, values, description=f"kivactl {__version__}: other routes", force_conflicts=True)
+            return True
+
+    def alive(self) -> frozenset[str]:
+        """Names of the pods that get requests."""
+        return Operation(self.cluster, self.platform, lambda: None).alive()
+
+    def memory_bytes(self) -> int:
+        """None of this machine's."""
+        return 0
+
+    def record(self) -> Record:
+        """What is deployed, and what was."""
+        return read_record(self.cluster, self.platform)
+
+    def drift(self) -> tuple[Drift, ...]:
+        """What somebody else changed since it was deployed."""
+        return drift_of(self.cluster, self.platform)
+
+    def plan_return(self, number: int | None, title: str) -> Plan:
+        """What going back to an earlier deploy would change.
+
+        Args:
+            number: Of the deploy; the one before the newest when None.
+            title: Of the plan.
+
+        Raises:
+            UsageError: There is no such deploy.
+            PreconditionError: It cannot be had back.
+        """
+        record = self.record()
+        deploy = deploy_of(record, number)
+        plan = self.plan(desired_of(self.cluster, record, deploy), title)
+        return replace(plan, notes=(*notes_on(deploy), *plan.notes))
+
+    def go_back(self, number: int | None) -> Iterator[Outcome]:
+        """Go back to an earlier deploy, which makes a further one; arguments and errors as of `plan_return`."""
+        with self.locked("rollback"):
+            record = self.record()
+            deploy = deploy_of(record, number)
+            yield from self._apply(desired_of(self.cluster, record, deploy), f"rollback to {deploy.number}")
+            self._finish(f"rollback to {deploy.number}", deploy.spec, now())
+
+    def _finish(self, verb: str, spec_digest: str, at: str) -> None:
+        revisions = {name: one.newest.state.revision for name, one in deployed_releases(self.cluster, self.platform).items()}
+        deploy = Deploy(0, at, operator(), spec_digest, __version__, revisions, verb)
+        with self.locked("deploy"):
+            change_record(self.cluster, self.platform, lambda record: record.with_deploy(deploy))
+
+    def _course(self, desired: ClusterDesired) -> Course:
+        return Surveyor(self.cluster, self.helm, self.charts).course(desired)
+
+    def _apply(self, desired: ClusterDesired, verb: str) -> Iterator[Outcome]:
+        with self.locked(verb) as lease:
+            yield from recover(self.cluster, self.helm, self.platform, self.cluster.clock)
+            course = self._course(desired)
+            plan_of(course, "")  # refuses what cannot fit
+            yield from Rollout(self.cluster, self.helm, self.charts, self.platform, desired.endpoint, lease.check, verb).run(course)
+
+
+def open_kubernetes(platform: str, kubernetes: Kubernetes | None, clock: Clock) -> KubernetesTarget:
+    """The cluster that a spec names. Nothing is asked of it yet.
+
+    Raises:
+        PreconditionError: The kubeconfig has no such context, or the spec names none.
+    """
+    if kubernetes is None:
+        raise PreconditionError("the spec has `target: kubernetes` and names no cluster", "add `kubernetes: {context: NAME, ...}` to kiva.yaml")
+    kubeconfig = Path(kubernetes.kubeconfig).expanduser() if kubernetes.kubeconfig else None
+    cluster = open_cluster(kubernetes.context, kubernetes.namespace, kubeconfig, clock=clock)
+    helm = Helm(kubeconfig, kubernetes.context, kubernetes.namespace)
+    return KubernetesTarget(platform, cluster, helm, content("helm"), Lock(cluster, platform))
