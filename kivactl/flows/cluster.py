@@ -19,7 +19,7 @@ from kivactl.targets.kubernetes.status import COMPONENT, MODEL, PLATFORM
 from kivactl.targets.kubernetes.status import status_of as status_in
 from kivactl.targets.kubernetes.target import KubernetesTarget
 from kivactl.targets.lock import held
-from kivactl.targets.status import Status
+from kivactl.targets.status import Health, Status
 from kivactl.tools.kube import Cluster
 from kivactl.tools.kube_objects import Json
 
@@ -90,7 +90,7 @@ def _steps(deployment: Deployment, target: KubernetesTarget, number: int | None)
     began_s = deployment.clock.now_s()
     # Which models there are now is the old deploy's to know: one that both have is asked.
     endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5))
-    served = sorted(target.alive_models())
+    served = sorted(one.model for one in status_in(target.cluster, deployment.platform.name).components if one.model and one.health is Health.SERVING)
     with open_client(replace(endpoint, model=served[0] if served else endpoint.model)) as client:
         client.complete("Hello", max_tokens=1)
     yield Outcome("verification", Progress.DONE, "a token came through the gateway", deployment.clock.now_s() - began_s)
@@ -159,7 +159,7 @@ def _containers(deployment: Deployment, cluster: Cluster, name: str | None) -> d
     if not chosen:
         known = sorted({word for pod in pods for word in _called(pod)})
         raise UsageError(f"there is no pod of '{name}'", f"there are: {', '.join(known)}")
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for pod in chosen:
         title = str(pod["metadata"]["name"])
         # What runs beside the main program all along is told as an init container that restarts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -24,13 +25,13 @@ def command(
 
         deployment = deployment_of(options)
         found = last_logs(deployment, process, lines)
-        coming = lambda: followed_logs(deployment, list(found))  # noqa: E731
+        coming = partial(followed_logs, deployment, list(found))
     else:
         from kivactl.flows.logs import followed, last_lines
 
         _, layout = layout_of(options)
         found = last_lines(layout, process, lines)
-        coming = lambda: followed(layout, list(found), time.sleep)  # noqa: E731
+        coming = partial(followed, layout, list(found), time.sleep)
     options.sink.result(found, "\n".join(_labelled(found)))
     if follow:
         for name, line in coming():

@@ -46,14 +46,9 @@ def status_of(cluster: Cluster, platform: str) -> Status:
         KivaError: The cluster does not answer.
     """
     selector = f"{PLATFORM}={platform}"
-    questions = [
-        lambda: cluster.list("Pod", selector).items,
-        lambda: cluster.events("Pod"),
-        lambda: cluster.list("Deployment", selector).items,
-        lambda: read_record(cluster, platform),
-    ]
-    pods, events, workloads, record = at_once(lambda question: question(), questions)
-    return status_from(Pods(pods, events, workloads), record, Where(cluster.context, cluster.namespace), platform, datetime.now(UTC))
+    kinds = at_once(lambda kind: cluster.list(kind, selector).items, ("Pod", "Deployment"))
+    seen = Pods(kinds[0], cluster.events("Pod"), kinds[1])
+    return status_from(seen, read_record(cluster, platform), Where(cluster.context, cluster.namespace), platform, datetime.now(UTC))
 
 
 def status_from(seen: Pods, record: Record, where: Where, platform: str, now: datetime) -> Status:
