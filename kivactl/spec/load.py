@@ -224,7 +224,10 @@ def _with_absolute_paths(platform: Platform, folder: Path) -> Platform:
     files = {key: str(resolved(value, folder)) for key, value in (("certificate", tls.certificate), ("key", tls.key)) if value is not None}
     issuers = tuple(_with_absolute_files(issuer, folder) for issuer in platform.gateway.issuers)
     gateway = platform.gateway.model_copy(update={"tls": tls.model_copy(update=files), "issuers": issuers})
-    return platform.model_copy(update={"models": models, "gateway": gateway})
+    kubernetes = platform.kubernetes
+    if kubernetes is not None and kubernetes.kubeconfig is not None:
+        kubernetes = kubernetes.model_copy(update={"kubeconfig": str(resolved(kubernetes.kubeconfig, folder))})
+    return platform.model_copy(update={"models": models, "gateway": gateway, "kubernetes": kubernetes})
 
 
 def _with_absolute_files(issuer: Issuer, folder: Path) -> Issuer:

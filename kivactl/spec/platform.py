@@ -10,8 +10,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from kivactl.spec import kubernetes_rules
 from kivactl.spec.fields import Name, PositiveBytes, PositiveDuration, Strict
 from kivactl.spec.gateway import Gateway, Tenant
+from kivactl.spec.kubernetes import Kubernetes, ModelOnKubernetes
 from kivactl.spec.operations import Backup, Runbooks
 from kivactl.spec.quantities import Duration
 from kivactl.spec.usage import Price, Usage
@@ -95,6 +97,7 @@ class Model(Strict):
     engine: dict[EngineOption, str | int | float | bool] = Field(
         default_factory=dict, description="Further vLLM options, without the dashes: `dtype: bfloat16`, `enforce-eager: true`."
     )
+    kubernetes: ModelOnKubernetes = ModelOnKubernetes()
 
     @property
     def source_kind(self) -> Literal["package", "path", "hub"]:
@@ -150,6 +153,7 @@ class Platform(Strict):
     backup: Backup = Backup()
     runbooks: Runbooks = Runbooks()
     storage: Storage = Storage()
+    kubernetes: Kubernetes | None = Field(default=None, description="The cluster; needed with `target: kubernetes`, ignored with `local`.")
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -173,6 +177,12 @@ class Platform(Strict):
             _all_known(f"the alias '{alias.name}'", alias.models, models)
         for tenant in self.gateway.tenants:
             _all_known(f"the tenant '{tenant.name}'", (*(tenant.models or ()), *tenant.per_model), public)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_target(self) -> Self:
+        if self.target == "kubernetes":
+            kubernetes_rules.check(self)
         return self
 
     @property

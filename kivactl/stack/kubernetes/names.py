@@ -1,0 +1,102 @@
+"""What things are called on Kubernetes: names from the spec as labels that every kind of object accepts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from kivactl.spec.platform import Platform
+
+MODELS = "/models"
+"""Where pods find model files."""
+
+ENGINE_PORT = 8000
+
+_LONGEST_LABEL = 40
+_LONGEST_RELEASE = 53
+"""Source: Helm's own limit, which leaves room for what charts append within the 63 of a DNS label."""
+
+_RESERVED = re.compile(r"gateway|monitoring|.*-(?:all|blue|green|canary)")
+"""What releases and Services of the platform itself are called, or end with."""
+
+
+def label_for(name: str) -> str:
+    """A name of the spec as an RFC 1123 label of at most 40 characters.
+
+    Whenever the name itself is none, or means something else already, six digits of its hash keep it apart from others.
+    """
+    label = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
+    if label == name and len(label) <= _LONGEST_LABEL and not _RESERVED.fullmatch(label):
+        return label
+    return _hashed(label, name, _LONGEST_LABEL)
+
+
+def release_for(platform: Platform, model: str) -> str:
+    """Name of a model's Helm release, which is also its Service's."""
+    return _release(platform.name, label_for(model))
+
+
+def gateway_release(platform: Platform) -> str:
+    """Name of the gateway's Helm release."""
+    return _release(platform.name, "gateway")
+
+
+def monitoring_release(platform: Platform) -> str:
+    """Name of the Helm release of the monitoring."""
+    return _release(platform.name, "monitoring")
+
+
+def service_host(platform: Platform, model: str) -> str:
+    """DNS name of the ready replicas of a model.
+
+    Raises:
+        ValueError: The spec names no cluster.
+    """
+    return f"{release_for(platform, model)}.{namespace_of(platform)}.svc.cluster.local"
+
+
+def all_replicas_host(platform: Platform, model: str) -> str:
+    """DNS name of all replicas of a model, ready or not: whoever counted something is asked for it.
+
+    Raises:
+        ValueError: The spec names no cluster.
+    """
+    return f"{release_for(platform, model)}-all.{namespace_of(platform)}.svc.cluster.local"
+
+
+def tls_secret(platform: Platform) -> str:
+    """Name of the Secret with the gateway's certificate."""
+    kind, _, name = platform.kubernetes.gateway.certificate.partition(":") if platform.kubernetes else ("own", "", "")
+    return name if kind == "secret" else f"{gateway_release(platform)}-tls"
+
+
+def namespace_of(platform: Platform) -> str:
+    """The namespace of everything.
+
+    Raises:
+        ValueError: The spec names no cluster.
+    """
+    if platform.kubernetes is None:
+        msg = "a spec without `kubernetes` names no namespace"
+        raise ValueError(msg)
+    return platform.kubernetes.namespace
+
+
+def weights_folder(platform: Platform, model: str) -> str:
+    """Where a pod finds the files of a model: a folder of its own, or the whole of the model's image."""
+    in_image = platform.kubernetes is not None and platform.kubernetes.storage.kind == "image"
+    return MODELS if in_image else f"{MODELS}/{label_for(model)}"
+
+
+def _release(platform: str, part: str) -> str:
+    """Both joined, within Helm's limit; a Service's name must begin with a letter."""
+    label = re.sub(r"[^a-z0-9-]+", "-", platform)
+    name = f"{label}-{part}" if label[0].isalpha() else f"kiva-{label}-{part}"
+    if label == platform and name.startswith(label) and len(name) <= _LONGEST_RELEASE:
+        return name
+    return _hashed(name, f"{platform}/{part}", _LONGEST_RELEASE)
+
+
+def _hashed(label: str, name: str, longest: int) -> str:
+    suffix = hashlib.sha256(name.encode()).hexdigest()[:6]
+    return f"{label[: longest - 7].rstrip('-')}-{suffix}".lstrip("-")
