@@ -39,6 +39,38 @@ def platform(*models: str, aliases: dict[str, dict[str, int]] | None = None, **g
     )
 
 
+def everything() -> Platform:
+    """A spec that uses all the gateway can do."""
+    return Platform(
+        name="kiva",
+        models=(
+            Model(name="llama-3.1", source="x", replicas=2, balance="prefix", stalled_after="20s"),
+            Model(name="llama-3.2", source="x", replicas=1, queue=7, concurrency=3),
+            Model(name="embed", source="x"),
+        ),
+        aliases=(Alias(name="chat", models={"llama-3.1": 90, "llama-3.2": 10}),),
+        gateway=Gateway(
+            address="0.0.0.0",
+            tenants=(
+                Tenant(name="police", requests_per_minute=5, priority="high", models=("chat", "llama-3.1")),
+                Tenant(name="tax", requests_per_minute=600, per_model={"embed": Limits(requests_per_minute=7)}),
+                Tenant(name="parks", models=("embed",)),
+            ),
+            issuers=(
+                Issuer(
+                    issuer="https://sso.example/realms/land", audience="kiva", jwks="https://sso.example/keys", claim="realm.roles", tenants={"p": "police"}
+                ),
+                Issuer(issuer="https://lab.example", audience="kiva", jwks="http://lab.example:8080/keys"),
+            ),
+            request_size="8MiB",
+            request_timeout="5m",
+            wait="20s",
+            metrics=Metrics(address="127.0.0.1", port=9001),
+            tracing=Tracing(otlp="http://collector.example:4318", sample_ratio=0.25),
+        ),
+    )
+
+
 def replicas(spec: Platform) -> dict[str, list[Replica]]:
     return {model.name: [Replica(f"{model.name}-{index}", Path(f"/run/{model.name}-{index}.sock")) for index in range(model.replicas)] for model in spec.models}
 

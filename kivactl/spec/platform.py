@@ -110,6 +110,11 @@ class Model(Strict):
         """The source without its kind: package name, path as written, or Hugging Face id."""
         return self.source if self.source_kind == "hub" else self.source.partition(":")[2]
 
+    @property
+    def dummy_weights(self) -> bool:
+        """Whether the engine makes random weights up, so that none need be there."""
+        return self.engine.get("load-format", self.engine.get("load_format")) == "dummy"
+
 
 class Alias(Strict):
     """A further name for clients, for one model or shared out between several versions."""

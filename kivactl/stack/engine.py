@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from kivactl.spec.platform import Model
 
 GIB = 2**30
+
+MODULE = ("-m", "vllm.entrypoints.openai.api_server")
+"""What an interpreter runs to be an engine."""
+
+AFTER_DRAIN_S = 15.0
+"""Seconds beyond the drain until a process that does not end is killed."""
 
 _PHASES = (
     ("Application startup complete", "answering"),
@@ -99,13 +105,35 @@ def engine_for(
         traces: OTLP/HTTP address of a collector; None for no traces.
     """
     name = replica_name(model.name, index)
-    argv = [
-        *launcher(python, socket),
-        str(python),
-        *("-m", "vllm.entrypoints.openai.api_server"),
+    argv = [*launcher(python, socket), str(python), *MODULE, *arguments_for(model, weights, traces=traces), *("--uds", str(socket))]
+    environment = environment_for(model, replica=name, identity=identity, usage_log=usage_log, traces=traces)
+    if share.gpus:
+        # nvidia-smi counts in the order of the bus; CUDA would begin with the fastest.
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in share.gpus)}
+    else:
+        argv += kv_cache_arguments(share.kv_cache_bytes)
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in share.cores)
+    return Process(
+        name=name,
+        argv=tuple(argv),
+        environment=environment,
+        stop_within_s=model.drain_within + AFTER_DRAIN_S,
+        settles_within_s=20,
+        ready_within_s=ready_within_s,
+    )
+
+
+def arguments_for(model: Model, weights: PurePath, *, traces: str | None = None) -> tuple[str, ...]:
+    """vLLM's arguments, the same wherever it runs; where it listens and what it gets of the machine comes after them.
+
+    Args:
+        model: From the spec.
+        weights: Folder in Hugging Face layout.
+        traces: OTLP/HTTP address of a collector; None for no traces.
+    """
+    return (
         *("--model", str(weights)),
         *("--served-model-name", model.name),
-        *("--uds", str(socket)),
         *("--max-model-len", str(model.max_length)),
         *("--max-num-seqs", str(model.concurrency)),
         # The one named last is the outermost: counting does not see the probes of generation.
@@ -117,14 +145,27 @@ def engine_for(
         "--enable-request-id-headers",
         "--disable-uvicorn-access-log",
         *option_arguments(model.engine),
-    ]
+        *(("--otlp-traces-endpoint", f"{traces.rstrip('/')}/v1/traces") if traces is not None else ()),
+    )
+
+
+def environment_for(model: Model, *, replica: str, identity: str, usage_log: PurePath, traces: str | None = None) -> dict[str, str]:
+    """An engine's environment, the same wherever it runs.
+
+    Args:
+        model: From the spec.
+        replica: Name of the replica, or what stands for it.
+        identity: Says exactly which weights these are.
+        usage_log: File in which it writes down what each request used.
+        traces: As for the arguments.
+    """
     environment = {
         "KIVA_MODEL_IDENTITY": identity,
-        "KIVA_REPLICA": name,
+        "KIVA_REPLICA": replica,
         "KIVA_MODEL": model.name,
         "KIVA_USAGE_LOG": str(usage_log),
         # Below the gateway's patience with a check, which is a little less than half of the whole.
-        "KIVA_PROBE_S": f"{model.stalled_after / 3:g}",
+        "KIVA_PROBE_S": f"{probe_s(model):g}",
         # Aliases are the gateway's business: it has checked the name before it chose this engine.
         "VLLM_SKIP_MODEL_NAME_VALIDATION": "1",
         "DO_NOT_TRACK": "1",
@@ -134,22 +175,18 @@ def engine_for(
         "VLLM_LOGGING_COLOR": "0",
     }
     if traces is not None:
-        argv += ["--otlp-traces-endpoint", f"{traces.rstrip('/')}/v1/traces"]
-        environment |= {"OTEL_SERVICE_NAME": name, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
-    if share.gpus:
-        # nvidia-smi counts in the order of the bus; CUDA would begin with the fastest.
-        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in share.gpus)}
-    else:
-        argv += ["--kv-cache-memory-bytes", str(share.kv_cache_bytes)]
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in share.cores)
-    return Process(
-        name=name,
-        argv=tuple(argv),
-        environment=environment,
-        stop_within_s=model.drain_within + 15,
-        settles_within_s=20,
-        ready_within_s=ready_within_s,
-    )
+        environment |= {"OTEL_SERVICE_NAME": replica, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
+    return environment
+
+
+def kv_cache_arguments(kv_cache_bytes: int) -> tuple[str, ...]:
+    """The KV cache of an engine on CPUs, which would take a fixed part of the machine otherwise."""
+    return ("--kv-cache-memory-bytes", str(kv_cache_bytes))
+
+
+def probe_s(model: Model) -> float:
+    """Seconds that an engine's own proof of generation may take."""
+    return model.stalled_after / 3
 
 
 def launcher(python: Path, socket: Path) -> tuple[str, ...]:

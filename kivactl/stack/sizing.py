@@ -217,8 +217,17 @@ def _kv_bytes(demands: Sequence[Demand], left_bytes: int) -> list[int]:
     return [KV_STEP_BYTES * min(most, max(least, level)) for _, least, most in bounds]
 
 
+def fixed_bytes(weights_bytes: int) -> int:
+    """Main memory of a replica on CPUs besides its KV cache.
+
+    Args:
+        weights_bytes: Size of the weights on disk.
+    """
+    return _OVERHEAD_BYTES + int(weights_bytes * _WEIGHTS_FACTOR)
+
+
 def _fixed_bytes(demand: Demand) -> int:
-    return _OVERHEAD_BYTES + int(demand.weights_bytes * _WEIGHTS_FACTOR)
+    return fixed_bytes(demand.weights_bytes)
 
 
 def _least_kv_bytes(demand: Demand) -> int:

@@ -91,7 +91,7 @@ class ModelStore:
                 return _from_manifest(self._place(gguf.file_of(model.source_name), model.source_name))
             case "path":
                 # A link keeps its own name: resolving it would tie the engine to where it points today.
-                return checked_folder(Path(os.path.abspath(folder / Path(model.source_name).expanduser())), dummy=_is_dummy(model))  # noqa: PTH100
+                return checked_folder(Path(os.path.abspath(folder / Path(model.source_name).expanduser())), dummy=model.dummy_weights)  # noqa: PTH100
             case _:
                 with suppress(PreconditionError):  # an interrupted download; preparing completes it or says what is wrong
                     return _downloaded(model)
@@ -147,7 +147,7 @@ class ModelStore:
         wanted = {
             "repo_id": model.source,
             "revision": model.revision,
-            "allow_patterns": [f"*{suffix}" for suffix in sorted(_PARTS - {".bin"} - ({".safetensors"} if _is_dummy(model) else set()))],
+            "allow_patterns": [f"*{suffix}" for suffix in sorted(_PARTS - {".bin"} - ({".safetensors"} if model.dummy_weights else set()))],
             "ignore_patterns": ["original/*", "onnx/*", "consolidated*"],
         }
         argv: list[str | Path] = [sys.executable, "-P", "-c", _DOWNLOAD, json.dumps(wanted)]
@@ -227,7 +227,7 @@ def _downloaded(model: Model) -> Prepared | None:
     snapshot = cache / "snapshots" / commit
     if not (snapshot / "config.json").exists():
         return None
-    checked = checked_folder(snapshot, dummy=_is_dummy(model))
+    checked = checked_folder(snapshot, dummy=model.dummy_weights)
     return Prepared(checked.path, f"hub:{model.source}@{commit}", checked.weights_bytes, checked.config)
 
 
@@ -324,10 +324,6 @@ def _unchanged(path: Path, known: Mapping[str, Any]) -> bool:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_dummy(model: Model) -> bool:
-    return model.engine.get("load-format", model.engine.get("load_format")) == "dummy"
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from kivactl.spec.gateway import Issuer
 from kivactl.spec.platform import Platform
-from kivactl.stack.gateway.files import Files, Json, discoverable, discovered
+from kivactl.stack.gateway.files import Files, Json, discoverable
 from kivactl.stack.gateway.matching import METADATA, RBAC, allow, by_header, by_metadata, deny
 from kivactl.stack.metering import OPERATOR
 
@@ -38,22 +38,22 @@ _KEYS_FETCHED_EVERY = "15s"
 
 def authentication_filter(files: Files) -> Json:
     """The filter that checks tokens."""
-    return discovered(AUTHENTICATION, files.authentication, _JWT)
+    return files.discovered(AUTHENTICATION, files.authentication, _JWT)
 
 
 def revocation_filter(files: Files) -> Json:
     """The filter that refuses revoked tokens."""
-    return discovered(REVOCATION, files.revoked, RBAC)
+    return files.discovered(REVOCATION, files.revoked, RBAC)
 
 
 def admission_filter(files: Files) -> Json:
     """The filter that knows tenants and the models they may use."""
-    return discovered(ADMISSION, files.admission, RBAC)
+    return files.discovered(ADMISSION, files.admission, RBAC)
 
 
 def limits_filter(files: Files) -> Json:
     """The filter that counts requests."""
-    return discovered(LIMITS, files.limits, _LOCAL_LIMIT)
+    return files.discovered(LIMITS, files.limits, _LOCAL_LIMIT)
 
 
 def authentication_for(platform: Platform, jwks: Mapping[str, Any]) -> Json:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kivactl.spec.platform import Platform
-from kivactl.stack.gateway.files import Files, Json, type_url, watched
+from kivactl.stack.gateway.files import Files, Json, type_url
 
 
 def bootstrap_for(platform: Platform, files: Files) -> Json:
@@ -14,7 +14,7 @@ def bootstrap_for(platform: Platform, files: Files) -> Json:
     return {
         "node": {"id": platform.name, "cluster": "kiva"},
         "admin": {"address": {"pipe": {"path": str(files.admin_socket), "mode": 0o600}}},
-        "dynamic_resources": {"lds_config": watched(files.listeners), "cds_config": watched(files.clusters)},
+        "dynamic_resources": {"lds_config": files.watched(files.listeners), "cds_config": files.watched(files.clusters)},
         "layered_runtime": {"layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 100_000}}]},
         "overload_manager": {
             "resource_monitors": [

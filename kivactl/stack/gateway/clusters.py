@@ -11,7 +11,7 @@ from kivactl.spec.gateway import Issuer
 from kivactl.spec.platform import Model, Platform
 from kivactl.stack import generating
 from kivactl.stack.gateway.access import issuer_name
-from kivactl.stack.gateway.files import Files, Json, resources, seconds, type_url, watched
+from kivactl.stack.gateway.files import Files, Json, resources, seconds, type_url
 from kivactl.stack.gateway.routes import cluster_name
 from kivactl.stack.gateway.waiting import waiting_endpoint
 
@@ -21,6 +21,9 @@ ADMIN, COLLECTOR = "admin", "collector"
 _SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 _PLENTY = 100_000
 _CHECK_EVERY_S = 2.0
+
+_ALL_BEFORE_WAITING: Json = {"overprovisioning_factor": 1_000_000}
+"""Even one healthy replica takes everything: the waiting room gets requests only when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,21 @@ class Replica:
     draining: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The engine replicas of a model as a name that leads to all that are ready.
+
+    Attributes:
+        host: Whole DNS name, without a dot at its end.
+        port: TCP port of each replica.
+        most: How many replicas there will be at most.
+    """
+
+    host: str
+    port: int
+    most: int
+
+
 def clusters_for(platform: Platform, files: Files, replicas: Mapping[str, Iterable[Replica]]) -> Json:
     """The content of the clusters file.
 
@@ -40,16 +58,25 @@ def clusters_for(platform: Platform, files: Files, replicas: Mapping[str, Iterab
         files: Where the endpoints of each model lie.
         replicas: Of every model, for reading the metrics of each.
     """
-    tracing = platform.gateway.tracing
     return resources(
         [
-            *(_model(platform, model, files) for model in platform.models),
-            *(_identity_provider(number, issuer) for number, issuer in enumerate(platform.gateway.issuers) if _remote(issuer)),
-            *([_by_url(COLLECTOR, tracing.otlp, None)] if tracing else []),
-            _socket(ADMIN, files.admin_socket),
+            *(_model(platform, model, _by_file(model, files), model.replicas) for model in platform.models),
+            *_others(platform, files),
             *(_socket(metrics_cluster(replica.name), replica.socket) for group in replicas.values() for replica in group),
         ]
     )
+
+
+def clusters_by_name_for(platform: Platform, files: Files, services: Mapping[str, Service]) -> Json:
+    """The content of the clusters file where replicas come and go behind names.
+
+    Args:
+        platform: The spec.
+        files: Where the waiting room is.
+        services: Of every model.
+    """
+    of_models = (_model(platform, model, _by_name(model, files, services[model.name]), services[model.name].most) for model in platform.models)
+    return resources([*of_models, *_others(platform, files)])
 
 
 def metrics_cluster(replica: str) -> str:
@@ -81,23 +108,67 @@ def endpoints_for(model: str, files: Files, replicas: Iterable[Replica], *, wait
                 "@type": type_url("config.endpoint.v3.ClusterLoadAssignment"),
                 "cluster_name": cluster_name(model),
                 "endpoints": [own, *([waiting_endpoint(files)] if waiting else [])],
-                # Even one healthy replica takes everything: the waiting room gets requests only when there is none.
-                "policy": {"overprovisioning_factor": 1_000_000},
+                "policy": _ALL_BEFORE_WAITING,
             }
         ]
     )
 
 
-def _model(platform: Platform, model: Model, files: Files) -> Json:
-    room = model.replicas * (model.concurrency + model.queue)
+def _others(platform: Platform, files: Files) -> list[Json]:
+    """Clusters that serve no model: identity providers, the collector of traces, the gateway's own admin interface."""
+    tracing = platform.gateway.tracing
+    return [
+        *(_identity_provider(number, issuer) for number, issuer in enumerate(platform.gateway.issuers) if _remote(issuer)),
+        *([_by_url(COLLECTOR, tracing.otlp, None)] if tracing else []),
+        _socket(ADMIN, files.admin_socket),
+    ]
+
+
+def _by_file(model: Model, files: Files) -> Json:
+    """Replicas whose sockets stand in a file."""
+    return {"type": "EDS", "eds_cluster_config": {"eds_config": files.watched(files.endpoints(model.name))}}
+
+
+def _by_name(model: Model, files: Files, service: Service) -> Json:
+    """Replicas behind a name, asked for every second: who is no longer there gets nothing new, and finishes what it has."""
+    address = {"socket_address": {"address": service.host, "port_value": service.port}}
+    # Not with the search domains of a pod, which make eight questions of two.
+    resolver = {
+        "@type": type_url("extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"),
+        "dns_resolver_options": {"no_default_search_domain": True},
+    }
+    return {
+        "type": "STRICT_DNS",
+        "typed_dns_resolver_config": {"name": "envoy.network.dns_resolver.cares", "typed_config": resolver},
+        "dns_lookup_family": "ALL",
+        "dns_refresh_rate": "1s",
+        "respect_dns_ttl": False,
+        "dns_failure_refresh_rate": {"base_interval": "1s", "max_interval": "2s"},
+        "load_assignment": {
+            "cluster_name": cluster_name(model.name),
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}, waiting_endpoint(files)],
+            "policy": _ALL_BEFORE_WAITING,
+        },
+    }
+
+
+def _model(platform: Platform, model: Model, found: Json, most: int) -> Json:
+    """A model's cluster.
+
+    Args:
+        platform: The spec.
+        model: Of the spec.
+        found: The part that says how its replicas are found.
+        most: How many replicas there will be at most.
+    """
+    room = most * (model.concurrency + model.queue)
     return {
         "@type": type_url("config.cluster.v3.Cluster"),
         "name": cluster_name(model.name),
-        "type": "EDS",
-        "eds_cluster_config": {"eds_config": watched(files.endpoints(model.name))},
+        **found,
         "metadata": {"filter_metadata": {"kiva": {"model": model.name}}},
         "connect_timeout": "2s",
-        **_balance(model),
+        **_balance(model, most),
         "per_connection_buffer_limit_bytes": platform.gateway.request_size,
         "ignore_health_on_host_removal": True,
         # A replica that hangs keeps its connections open: closing them lets the requests that have no answer yet be
@@ -150,13 +221,13 @@ def _model(platform: Platform, model: Model, files: Files) -> Json:
     }
 
 
-def _balance(model: Model) -> Json:
+def _balance(model: Model, most: int) -> Json:
     # With no healthy replica the waiting room beats sending requests to a dead one.
     common: Json = {"healthy_panic_threshold": {"value": 0}}
     if model.balance == "least-request":
         return {
             "lb_policy": "LEAST_REQUEST",
-            "least_request_lb_config": {"choice_count": max(2, min(model.replicas * 2, 16))},
+            "least_request_lb_config": {"choice_count": max(2, min(most * 2, 16))},
             "common_lb_config": common,
         }
     # A replica takes at most a quarter more than its share; beyond that the next on the ring gets the request.

@@ -23,6 +23,11 @@ class Files:
         certificate: PEM chain.
         certificate_key: PEM key.
         access_log: Where the gateway writes a JSON line for each request.
+        quota_folder: Folder of the file that the meter writes; the configuration's when None.
+        mounted: Whether the folders are mounts that change as a whole, by a renamed link in them, as Kubernetes does it; else each file is
+            renamed into place.
+        waiting_port: Loopback port of the waiting room; a socket in `run` when None.
+        operations_port: Loopback port on which the gateway is drained; none when None.
     """
 
     folder: Path
@@ -30,15 +35,19 @@ class Files:
     certificate: Path
     certificate_key: Path
     access_log: Path
+    quota_folder: Path | None = None
+    mounted: bool = False
+    waiting_port: int | None = None
+    operations_port: int | None = None
 
     @property
     def admin_socket(self) -> Path:
         return self.run / "gateway-admin.sock"
 
     @property
-    def waiting_room(self) -> Path:
-        """Socket on which the gateway takes requests of its own that wait for a replica."""
-        return self.run / "waiting.sock"
+    def waiting_room(self) -> Json:
+        """Address on which the gateway takes requests of its own that wait for a replica."""
+        return {"pipe": {"path": str(self.run / "waiting.sock")}} if self.waiting_port is None else loopback(self.waiting_port)
 
     @property
     def bootstrap(self) -> Path:
@@ -84,11 +93,26 @@ class Files:
     @property
     def quota(self) -> Path:
         """Who has used up tokens or money; the meter writes it."""
-        return self.folder / "quota.json"
+        return (self.quota_folder or self.folder) / "quota.json"
 
     def endpoints(self, model: str) -> Path:
         """The replicas of a model."""
         return endpoints_file(self.folder, model)
+
+    def watched(self, path: Path) -> Json:
+        """A source of configuration that Envoy reads again whenever the file of this path changes."""
+        directory = {"watched_directory": {"path": str(path.parent)}} if self.mounted else {}
+        return {"resource_api_version": "V3", "path_config_source": {"path": str(path), **directory}}
+
+    def discovered(self, name: str, path: Path, kind: str) -> Json:
+        """A filter whose configuration lies in a file of its own.
+
+        Args:
+            name: Of the filter; the file's resource has the same.
+            path: The file.
+            kind: Envoy's type of the configuration.
+        """
+        return {"name": name, "config_discovery": {"config_source": self.watched(path), "type_urls": [type_url(kind)]}}
 
 
 def endpoints_file(folder: Path, model: str) -> Path:
@@ -101,25 +125,14 @@ def type_url(name: str) -> str:
     return f"type.googleapis.com/envoy.{name}"
 
 
-def watched(path: Path) -> Json:
-    """A source of configuration that Envoy reads again whenever a file is renamed onto this path."""
-    return {"resource_api_version": "V3", "path_config_source": {"path": str(path)}}
-
-
 def resources(entries: Iterable[Json]) -> Json:
     """The content of a watched file."""
     return {"resources": list(entries)}
 
 
-def discovered(name: str, path: Path, kind: str) -> Json:
-    """A filter whose configuration lies in a file of its own.
-
-    Args:
-        name: Of the filter; the file's resource has the same.
-        path: The file.
-        kind: Envoy's type of the configuration.
-    """
-    return {"name": name, "config_discovery": {"config_source": watched(path), "type_urls": [type_url(kind)]}}
+def loopback(port: int) -> Json:
+    """An address that only the machine itself, or the pod itself, reaches."""
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
 def discoverable(name: str, kind: str, config: Json) -> Json:

@@ -8,12 +8,15 @@ from math import ceil
 from kivactl.spec.platform import Platform
 from kivactl.stack.gateway import access, affinity, claims, refusals
 from kivactl.stack.gateway.clusters import ADMIN, COLLECTOR, Replica, metrics_cluster
-from kivactl.stack.gateway.files import Files, Json, discovered, resources, seconds, type_url, watched
+from kivactl.stack.gateway.files import Files, Json, loopback, resources, seconds, type_url
 from kivactl.stack.gateway.matching import METADATA, RBAC
 from kivactl.stack.gateway.quota import NAME as QUOTA
 from kivactl.stack.gateway.routes import MODEL_FROM_PATH, ROUTES
 from kivactl.stack.gateway.waiting import waiting_room_for
 from kivactl.stack.monitoring import GATEWAY_METRICS, engine_metrics
+
+READY, LIVE = "/ready", "/live"
+"""Paths at a pod's metrics port: whether it takes requests, and whether it should be ended."""
 
 _MANAGER = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = {"name": "router", "typed_config": {"@type": type_url("extensions.filters.http.router.v3.Router"), "suppress_envoy_headers": True}}
@@ -23,8 +26,9 @@ _SLOWEST_HEADERS_S, _SLOWEST_REQUEST_S = 10.0, 60.0
 
 
 def listeners_for(platform: Platform, files: Files, replicas: Mapping[str, Iterable[Replica]]) -> Json:
-    """The content of the listeners file: the gateway, the waiting room, the metrics."""
-    return resources([_gateway(platform, files), waiting_room_for(platform, files), _metrics(platform, replicas)])
+    """The content of the listeners file: the gateway, the waiting room, the metrics; in a pod also what drains the gateway."""
+    entries = [_gateway(platform, files), waiting_room_for(platform, files), _metrics(platform, files, replicas)]
+    return resources(entries if files.operations_port is None else [*entries, _operations(files.operations_port)])
 
 
 def certificate_for(files: Files) -> Json:
@@ -51,7 +55,7 @@ def http_filters(platform: Platform, files: Files) -> list[Json]:
         _model_from_body(),
         {"name": MODEL_FROM_PATH, "typed_config": {"@type": type_url("extensions.filters.http.header_to_metadata.v3.Config")}},
         access.admission_filter(files),
-        discovered(QUOTA, files.quota, RBAC),
+        files.discovered(QUOTA, files.quota, RBAC),
         access.limits_filter(files),
         *filter(None, [affinity.filter_for(platform)]),
         _ROUTER,
@@ -118,7 +122,7 @@ def _gateway(platform: Platform, files: Files) -> Json:
         "access_log": [access_log(files)],
         "local_reply_config": refusals.local_replies(_slow_refills(platform)),
         "http_filters": http_filters(platform, files),
-        "rds": {"route_config_name": ROUTES, "config_source": watched(files.routes)},
+        "rds": {"route_config_name": ROUTES, "config_source": files.watched(files.routes)},
         **_tracing(platform),
     }
     tls = {
@@ -126,7 +130,7 @@ def _gateway(platform: Platform, files: Files) -> Json:
         "common_tls_context": {
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
             "alpn_protocols": ["h2", "http/1.1"],
-            "tls_certificate_sds_secret_configs": [{"name": "gateway", "sds_config": watched(files.certificate_secret)}],
+            "tls_certificate_sds_secret_configs": [{"name": "gateway", "sds_config": files.watched(files.certificate_secret)}],
         },
     }
     return {
@@ -214,30 +218,50 @@ def _tracing(platform: Platform) -> Json:
     }
 
 
-def _metrics(platform: Platform, replicas: Mapping[str, Iterable[Replica]]) -> Json:
-    """Where Prometheus reads: the gateway's metrics and those of each replica, and nothing else of them."""
+def _metrics(platform: Platform, files: Files, replicas: Mapping[str, Iterable[Replica]]) -> Json:
+    """Where Prometheus reads: the gateway's metrics and those of each replica, and nothing else of them; in a pod, where the kubelet asks."""
     places = {GATEWAY_METRICS: (ADMIN, "/stats/prometheus?usedonly")}
     places |= {engine_metrics(replica.name): (metrics_cluster(replica.name), "/metrics") for group in replicas.values() for replica in group}
+    if files.operations_port is not None:
+        places |= {READY: (ADMIN, "/ready"), LIVE: (ADMIN, "/stats?filter=^server.live$")}
+    routes = [_passed_on("GET", path, cluster, target) for path, (cluster, target) in places.items()]
+    address = {"socket_address": {"address": platform.gateway.metrics.address, "port_value": platform.gateway.metrics_port}}
+    # A gateway with all the connections it takes is no reason to end it.
+    return _plain("metrics", address, routes) | ({} if files.operations_port is None else {"ignore_global_conn_limit": True})
+
+
+def _operations(port: int) -> Json:
+    """What a pod's own commands may ask, over loopback: begin to drain (clients are told to close, the probe for readiness fails), and what is in work."""
     routes = [
-        {
-            "match": {"path": path, "headers": [{"name": ":method", "string_match": {"exact": "GET"}}]},
-            "route": {"cluster": cluster, "regex_rewrite": {"pattern": {"regex": ".*"}, "substitution": target}, "timeout": "10s"},
-        }
-        for path, (cluster, target) in places.items()
+        _passed_on("POST", "/drain", ADMIN, "/healthcheck/fail"),
+        _passed_on("GET", "/active", ADMIN, "/stats?filter=^http.gateway.downstream_rq_active$"),
     ]
+    return _plain("operations", loopback(port), routes) | {"ignore_global_conn_limit": True}
+
+
+def _passed_on(method: str, path: str, cluster: str, target: str) -> Json:
+    """A route to exactly one path of a cluster."""
+    return {
+        "match": {"path": path, "headers": [{"name": ":method", "string_match": {"exact": method}}]},
+        "route": {"cluster": cluster, "regex_rewrite": {"pattern": {"regex": ".*"}, "substitution": target}, "timeout": "10s"},
+    }
+
+
+def _plain(name: str, address: Json, routes: list[Json]) -> Json:
+    """A listener without TLS and tokens."""
     manager = {
         "@type": type_url(_MANAGER),
-        "stat_prefix": "metrics",
+        "stat_prefix": name,
         "http_filters": [_ROUTER],
         "request_headers_timeout": "10s",
         "request_timeout": "10s",
         "normalize_path": True,
         "merge_slashes": True,
-        "route_config": {"name": "metrics", "virtual_hosts": [{"name": "metrics", "domains": ["*"], "routes": routes}]},
+        "route_config": {"name": name, "virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]},
     }
     return {
         "@type": type_url("config.listener.v3.Listener"),
-        "name": "metrics",
-        "address": {"socket_address": {"address": platform.gateway.metrics.address, "port_value": platform.gateway.metrics_port}},
+        "name": name,
+        "address": address,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }

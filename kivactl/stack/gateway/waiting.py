@@ -1,7 +1,7 @@
 """The waiting room: where requests stay for some seconds while no replica of their model is healthy.
 
 When the last replica restarts, an error would be the client's to handle. Instead each model has a second choice behind
-its replicas: this listener of the gateway's own, on a Unix socket. It holds a request for a moment and then tries the
+its replicas: this listener of the gateway's own, on a Unix socket or, in a pod, on a loopback port. It holds a request for a moment and then tries the
 model again, with growing pauses; when the time is over it refuses. The request carries the number of its next pause.
 """
 
@@ -51,7 +51,7 @@ def waiting_room_for(platform: Platform, files: Files) -> Json:
     return {
         "@type": type_url("config.listener.v3.Listener"),
         "name": "waiting",
-        "address": {"pipe": {"path": str(files.waiting_room), "mode": 0o600}},
+        "address": _private(files.waiting_room),
         "per_connection_buffer_limit_bytes": platform.gateway.request_size,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
@@ -64,13 +64,18 @@ def waiting_endpoint(files: Files) -> Json:
         "lb_endpoints": [
             {
                 "endpoint": {
-                    "address": {"pipe": {"path": str(files.waiting_room)}},
+                    "address": files.waiting_room,
                     "hostname": "waiting",
                     "health_check_config": {"disable_active_health_check": True},
                 }
             }
         ],
     }
+
+
+def _private(address: Json) -> Json:
+    """The address to listen on; a socket in a folder only for the gateway's user."""
+    return {"pipe": {**address["pipe"], "mode": 0o600}} if "pipe" in address else address
 
 
 def _routes(pauses: list[float], timeout_s: float) -> list[Json]:

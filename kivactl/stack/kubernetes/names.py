@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 
-from kivactl.spec.platform import Platform
+from kivactl.plan import digest
+from kivactl.spec.kubernetes import Kubernetes
+from kivactl.spec.platform import Model, Platform
 
 MODELS = "/models"
 """Where pods find model files."""
@@ -66,7 +68,7 @@ def all_replicas_host(platform: Platform, model: str) -> str:
 
 def tls_secret(platform: Platform) -> str:
     """Name of the Secret with the gateway's certificate."""
-    kind, _, name = platform.kubernetes.gateway.certificate.partition(":") if platform.kubernetes else ("own", "", "")
+    kind, _, name = cluster_of(platform).gateway.certificate.partition(":")
     return name if kind == "secret" else f"{gateway_release(platform)}-tls"
 
 
@@ -76,16 +78,37 @@ def namespace_of(platform: Platform) -> str:
     Raises:
         ValueError: The spec names no cluster.
     """
+    return cluster_of(platform).namespace
+
+
+def cluster_of(platform: Platform) -> Kubernetes:
+    """The spec's part on the cluster.
+
+    Raises:
+        ValueError: There is none.
+    """
     if platform.kubernetes is None:
-        msg = "a spec without `kubernetes` names no namespace"
+        msg = "a spec without `kubernetes` names no cluster"
         raise ValueError(msg)
-    return platform.kubernetes.namespace
+    return platform.kubernetes
 
 
-def weights_folder(platform: Platform, model: str) -> str:
-    """Where a pod finds the files of a model: a folder of its own, or the whole of the model's image."""
-    in_image = platform.kubernetes is not None and platform.kubernetes.storage.kind == "image"
-    return MODELS if in_image else f"{MODELS}/{label_for(model)}"
+def preloads(platform: Platform, model: Model) -> bool:
+    """Whether a job fetches a model: not what people put there themselves, and not what comes as an image."""
+    storage = cluster_of(platform).storage
+    return storage.preload and storage.kind != "image" and model.source_kind != "path"
+
+
+def weights_folder(platform: Platform, model: Model) -> str:
+    """Where a pod finds the files of a model.
+
+    What is preloaded has a folder for each revision, so that a new version never changes the files under one that serves, and
+    the way back needs no second download.
+    """
+    if cluster_of(platform).storage.kind == "image":
+        return MODELS
+    folder = f"{MODELS}/{label_for(model.name)}"
+    return f"{folder}/{digest([model.source, model.revision, model.dummy_weights])[:12]}" if preloads(platform, model) else folder
 
 
 def _release(platform: str, part: str) -> str:
