@@ -119,7 +119,7 @@ class Entrance(Strict):
 
 
 class ModelStorage(Strict):
-    """Where model files lie; an engine finds its model below /models."""
+    """Where model files lie; an engine finds its model below /models. What belongs to another kind does not count: overlays change the kind only."""
 
     kind: Literal["claim", "host-path", "image"] = Field(
         default="claim", description="A volume claim, a folder of the nodes, or an OCI image for each model (its `model_image`)."
@@ -139,12 +139,6 @@ class ModelStorage(Strict):
     def _complete(self) -> Self:
         if self.kind == "host-path" and self.path is None:
             msg = "`kind: host-path` needs `path`, a folder of the nodes"
-            raise ValueError(msg)
-        if self.kind != "host-path" and self.path is not None:
-            msg = f"`path` belongs to `kind: host-path`, not to `kind: {self.kind}`"
-            raise ValueError(msg)
-        if self.kind != "claim" and (self.claim or self.class_name):
-            msg = f"`claim` and `class_name` belong to `kind: claim`, not to `kind: {self.kind}`"
             raise ValueError(msg)
         if self.kind == "claim" and self.access == "read-only-many" and (self.claim is None or self.preload):
             msg = "`access: read-only-many` needs a `claim` that is filled already, and `preload: false`"

@@ -40,8 +40,8 @@ def _check_version(model: Model, kubernetes: Kubernetes) -> None:
         if model.source_kind == "hub" and model.revision is None and kubernetes.storage.kind != "image":
             msg = f"the model '{model.name}' needs `revision`, the commit that pins what is served (or `kubernetes.images.unpinned: true`, for development)"
             raise ValueError(msg)
-    if (kubernetes.storage.kind == "image") != (here.model_image is not None):
-        msg = f"the model '{model.name}': `kubernetes.model_image` and `kubernetes.storage.kind: image` go together"
+    if kubernetes.storage.kind == "image" and here.model_image is None:
+        msg = f"the model '{model.name}' needs `kubernetes.model_image`, for `kubernetes.storage.kind` is image"
         raise ValueError(msg)
 
 
@@ -62,6 +62,9 @@ def _check_pods(model: Model, kubernetes: Kubernetes) -> None:
         raise ValueError(msg)
     if here.pods_per_replica > 1 and here.gpu.count == 0:
         msg = f"the model '{model.name}': `pods_per_replica` above 1 needs GPUs"
+        raise ValueError(msg)
+    if here.pods_per_replica > 1 and kubernetes.storage.kind == "claim" and kubernetes.storage.access == "read-write-once":
+        msg = f"a replica of '{model.name}' spans {here.pods_per_replica} nodes, which `kubernetes.storage.access: read-write-once` does not let share a claim"
         raise ValueError(msg)
     if here.autoscale is not None and here.autoscale.by == "keda" and kubernetes.monitoring.prometheus is None:
         msg = f"the model '{model.name}' is scaled by KEDA, which needs `kubernetes.monitoring.prometheus`, the address to ask"

@@ -62,6 +62,29 @@ models:
     # What it costs, in usage.currency: for a million prompt tokens, of them those out of the cache, a million answer
     # tokens, each month in which a tenant used it; and how many tokens a month are free.
     #price: {{input: 0.40, cached: 0.10, output: 1.20, flat: 0, free_tokens: 100000}}
+    # How it runs with target kubernetes.
+    #kubernetes:
+      # A pool of kubernetes.nodes; any node when absent.
+      #nodes: gpu
+      # What of the GPUs a pod gets: the device plugin's name (nvidia.com/mig-3g.40gb for a MIG profile, nvidia.com/gpu.shared
+      # for time slices), and how many; 0 for an engine on CPUs, which needs kv_cache.
+      #gpu: {{resource: nvidia.com/gpu, count: 1}}
+      # CPU cores and main memory of a pod (memory is derived when absent), and what of it /dev/shm may take.
+      #cpu: 4
+      #memory: 32GiB
+      #shared_memory: 2GiB
+      # Runtime class, such as nvidia.
+      #runtime_class: nvidia
+      # How a new version takes over: auto (by the GPUs that are free), rolling, recreate or blue-green.
+      #strategy: auto
+      # Replicas by load, by hpa (needs Prometheus' adapter) or keda: more of them when a replica has this many requests
+      # waiting or this share of its KV cache in use. With keda min may be 0: the last one ends after the idle time.
+      #autoscale: {{by: hpa, min: 1, max: 8, waiting: 5, cache_ratio: 0.8, idle: 15m}}
+      # Pods, each on a node of its own, that one replica spans (needs LeaderWorkerSet).
+      #pods_per_replica: 1
+      # Another engine image for this model; and the image with its files, for storage of kind image. Both by digest.
+      #image: {engine_image}
+      #model_image: {model_image}
     # Further vLLM options, without the dashes. This one starts a replica in half a minute instead of two; without it
     # vLLM compiles the model first, which pays in production: about 1.4 times the tokens per second.
     engine:
@@ -164,6 +187,71 @@ service_levels:
   #commands: [/usr/local/bin/notify]
   #contacts: {{operator: "on call, +49 711 000"}}
 
+# The cluster, with target kubernetes.
+#kubernetes:
+  # Context of the kubeconfig, never the one that happens to be current; and the kubeconfig, as kubectl finds it when absent.
+  #context: kiva-prod
+  #kubeconfig: ./kubeconfig
+  # Where everything is made.
+  #namespace: kiva
+  # Container images, by digest: vLLM with kivactl, Envoy, and kivactl alone (the engine's when absent). For development,
+  # unpinned lets images go by tag and hub models go without a revision.
+  #images:
+    #engine: {engine_image}
+    #gateway: {gateway_image}
+    #tools: {tools_image}
+    #unpinned: false
+  # Secrets that let in at the registry.
+  #pull_secrets: []
+  # How the gateway is reached. It ends TLS itself in every case.
+  #gateway:
+    #replicas: 2
+    # cluster-ip (from inside only), load-balancer, node-port, ingress or gateway-api.
+    #expose: cluster-ip
+    # DNS name under which clients reach it; needed for ingress and gateway-api.
+    #host: llm.example.org
+    # IngressClass, the Gateway as NAMESPACE/NAME, or the load balancer's class; the cluster's default when absent.
+    #class_name: nginx
+    # Networks that may reach it; everyone when empty.
+    #allowed: []
+    # Annotations of its Service, Ingress or route.
+    #annotations: {{}}
+    # own (kivactl's CA, or the files of gateway.tls), cert-manager:ISSUER, cluster-issuer:ISSUER or secret:NAME.
+    #certificate: own
+    #resources: {{cpu: 2, memory: 1GiB}}
+  # Where model files lie: a volume claim, a folder of the nodes (host-path), or an OCI image for each model.
+  #storage:
+    #kind: claim
+    # Storage class of claims; the cluster's default when absent.
+    #class_name: ceph-fs
+    # Of the claim of each model; derived from the model when absent and known.
+    #size: 20GiB
+    # read-write-many, read-write-once or read-only-many.
+    #access: read-write-many
+    # A claim that is there, for all models; made for each model when absent.
+    #claim: models
+    # Folder of the nodes, with kind host-path.
+    #path: /srv/models
+    # A job fetches a model before its engine starts; from a mirror of the Hugging Face hub, with the key `token` of a Secret.
+    #preload: true
+    #hub: https://hub.example.org
+    #hub_secret: hub-token
+  # Where secrets come from: kubernetes, or External Secrets' external:STORE or cluster-external:STORE.
+  #secrets: kubernetes
+  # Secret whose key `password` is the password of a PostgreSQL ledger.
+  #ledger_secret: ledger
+  # Who reads the metrics: prometheus (annotations), operator (monitors and rules) or none; the namespace that may; Grafana
+  # dashboards; and Prometheus' address, which KEDA asks.
+  #monitoring: {{style: prometheus, namespace: monitoring, dashboards: true, prometheus: "http://prometheus.monitoring:9090"}}
+  # Engines are reached from the gateway only.
+  #network_policies: true
+  # Pools of nodes by a name of yours: labels they have, taints that do not matter (KEY, KEY=VALUE or KEY=VALUE:EFFECT).
+  #nodes:
+    #gpu: {{select: {{kiva/pool: gpu}}, tolerate: [nvidia.com/gpu], priority_class: kiva-engines}}
+    #system: {{select: {{kiva/pool: system}}}}
+  # The pool of the gateway; any node when absent.
+  #gateway_nodes: system
+
 # Where things lie. Relative paths count from this file's folder, ~ is your home.
 #storage:
   # Keys, certificates, logs, journal and the record of what is deployed. Keep it out of version control.
@@ -232,7 +320,8 @@ def template(name: str = "kiva", *, model: str = DEMO_MODEL, source: str = DEMO_
         replicas: Engine processes.
         max_length: Longest prompt plus answer in tokens.
     """
-    return _BASE.format(name=_scalar(name), model=_scalar(model), source=_scalar(source), replicas=replicas, max_length=max_length)
+    images = {f"{image}_image": f"registry.example.org/kiva/{image}@sha256:{'0' * 64}" for image in ("engine", "gateway", "tools", "model")}
+    return _BASE.format(name=_scalar(name), model=_scalar(model), source=_scalar(source), replicas=replicas, max_length=max_length, **images)
 
 
 def overlay(environment: str, *, model: str = DEMO_MODEL) -> str:

@@ -58,6 +58,11 @@ class Layout:
         return self.state / "gateway"
 
     @property
+    def quota(self) -> Path:
+        """Who is above a limit, as the meter tells the gateway."""
+        return self.gateway / "quota.json"
+
+    @property
     def tls(self) -> Path:
         return self.state / "tls"
 

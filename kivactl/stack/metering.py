@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from kivactl.spec.platform import Platform
     from kivactl.spec.usage import Price
-    from kivactl.stack.layout import Layout
 
 Json = dict[str, Any]
 
@@ -26,6 +25,30 @@ DEFAULT_ROTATE_BYTES = 64 * 2**20
 
 SQLITE = "sqlite:"
 """How the address of a ledger in a file begins; the absolute path follows."""
+
+
+class Places(Protocol):
+    """Where the meter finds and leaves its files: a machine's layout, or a pod's."""
+
+    @property
+    def access_log(self) -> Path:
+        """What the gateway writes."""
+
+    @property
+    def usage(self) -> Path:
+        """Folder of what the engines counted."""
+
+    @property
+    def gateway_admin_socket(self) -> Path:
+        """Where the gateway is told to open its logs anew."""
+
+    @property
+    def quota(self) -> Path:
+        """The file that tells the gateway who is above a limit."""
+
+    @property
+    def ledger(self) -> Path:
+        """A ledger in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +118,21 @@ class Orders:
     rotate_bytes: int = DEFAULT_ROTATE_BYTES
 
 
-def orders_for(platform: Platform, layout: Layout) -> Json:
+def orders_for(platform: Platform, places: Places) -> Json:
     """The content of the orders file, JSON-ready.
 
     Args:
         platform: The spec.
-        layout: Where files lie.
+        places: Where files lie.
     """
     usage = platform.usage
     return {
         "platform": platform.name,
-        "access_log": str(layout.access_log),
-        "usage_folder": str(layout.usage),
-        "admin_socket": str(layout.gateway_admin_socket),
-        "quota": str(layout.gateway / "quota.json"),
-        "ledger": f"{SQLITE}{layout.ledger}" if usage.ledger == "sqlite" else usage.ledger,
+        "access_log": str(places.access_log),
+        "usage_folder": str(places.usage),
+        "admin_socket": str(places.gateway_admin_socket),
+        "quota": str(places.quota),
+        "ledger": f"{SQLITE}{places.ledger}" if usage.ledger == "sqlite" else usage.ledger,
         "currency": usage.currency,
         "keep_s": usage.keep,
         "tenants": {

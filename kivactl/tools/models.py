@@ -112,7 +112,7 @@ class ModelStore:
             return
         step, started_s = f"model {model.name}", self.clock.now_s()
         yield Outcome(step, Status.STARTED, f"preparing {model.source}")
-        notes = self._convert(gguf.file_of(model.source_name), model.source_name) if model.source_kind == "package" else self._download(model)
+        notes = self._convert(gguf.file_of(model.source_name), model.source_name) if model.source_kind == "package" else _into_cache(model)
         with closing(notes):
             for note, _ in itertools.groupby(notes):
                 yield Outcome(step, Status.PROGRESS, note, self.clock.now_s() - started_s)
@@ -143,26 +143,6 @@ class ModelStore:
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
 
-    def _download(self, model: Model) -> Notes:
-        wanted = {
-            "repo_id": model.source,
-            "revision": model.revision,
-            "allow_patterns": [f"*{suffix}" for suffix in sorted(_PARTS - {".bin"} - ({".safetensors"} if model.dummy_weights else set()))],
-            "ignore_patterns": ["original/*", "onnx/*", "consolidated*"],
-        }
-        argv: list[str | Path] = [sys.executable, "-P", "-c", _DOWNLOAD, json.dumps(wanted)]
-        yield "downloading"
-        try:
-            # The hub's client draws its progress bars on terminals only, unless told so.
-            with closing(lines_of(argv, {"TQDM_POSITION": "-1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"})) as lines:
-                for line in lines:
-                    if match := re.search(r"(\d+)%\|", line):
-                        yield f"downloading {match[1]} %"
-        except ToolError as error:
-            raise _download_failure(model, error) from None
-        if _downloaded(model) is None:
-            raise PreconditionError(f"the model {model.source} has no config.json on the hub", "choose a model in Hugging Face layout")
-
     def _hash_of(self, source: Path) -> str:
         """SHA-256 of a file, remembered as long as its size, time and place stay the same."""
         stat = source.stat()
@@ -173,7 +153,7 @@ class ModelStore:
             known = json.loads(remembered.read_text())
         if isinstance(known, dict) and isinstance(known.get(key), str):
             return str(known[key])
-        value = _sha256(source)
+        value = sha256_of(source)
         with suppress(OSError):  # a plan must do without: only preparing says that the cache cannot be written
             self.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
             beside = remembered.with_name(f".hashes.{os.getpid()}")
@@ -210,9 +190,44 @@ def checked_folder(folder: Path, *, dummy: bool) -> Prepared:
     return Prepared(folder, _folder_identity(folder, weights=True), sum(path.stat().st_size for path in weights), config)
 
 
+def downloading(model: Model, folder: Path | None = None) -> Notes:
+    """Download a model from the hub in a child; yields how far it is. What is there of it already is not downloaded again.
+
+    Args:
+        model: With a hub's id as its source.
+        folder: Where to; the hub's own cache when None.
+
+    Raises:
+        PreconditionError: The hub cannot be reached or has no such model, or the disk is full.
+    """
+    wanted = {
+        "repo_id": model.source,
+        "revision": model.revision,
+        "allow_patterns": [f"*{suffix}" for suffix in sorted(_PARTS - {".bin"} - ({".safetensors"} if model.dummy_weights else set()))],
+        "ignore_patterns": ["original/*", "onnx/*", "consolidated*"],
+        **({} if folder is None else {"local_dir": str(folder)}),
+    }
+    argv: list[str | Path] = [sys.executable, "-P", "-c", _DOWNLOAD, json.dumps(wanted)]
+    yield "downloading"
+    try:
+        # The hub's client draws its progress bars on terminals only, unless told so.
+        with closing(lines_of(argv, {"TQDM_POSITION": "-1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"})) as lines:
+            for line in lines:
+                if match := re.search(r"(\d+)%\|", line):
+                    yield f"downloading {match[1]} %"
+    except ToolError as error:
+        raise _download_failure(model, error, "the hub's cache" if folder is None else str(folder)) from None
+
+
 def hub_reference(model: Model, snapshot: Path) -> Path | None:
     """The file by which the hub's cache finds a model's snapshot again; None for a model of another kind."""
     return snapshot.parent.parent / "refs" / (model.revision or "main") if model.source_kind == "hub" else None
+
+
+def _into_cache(model: Model) -> Notes:
+    yield from downloading(model)
+    if _downloaded(model) is None:
+        raise PreconditionError(f"the model {model.source} has no config.json on the hub", "choose a model in Hugging Face layout")
 
 
 def _downloaded(model: Model) -> Prepared | None:
@@ -231,10 +246,10 @@ def _downloaded(model: Model) -> Prepared | None:
     return Prepared(checked.path, f"hub:{model.source}@{commit}", checked.weights_bytes, checked.config)
 
 
-def _download_failure(model: Model, error: ToolError) -> PreconditionError:
+def _download_failure(model: Model, error: ToolError, place: str) -> PreconditionError:
     if gguf.tells_full_disk(error):
         return PreconditionError(
-            f"no space left on the disk that holds the hub's cache, for {model.source}", "free some space, or set HF_HOME to another folder"
+            f"no space left on the disk that holds {place}, for {model.source}", "free some space, or choose another folder (HF_HOME for the hub's cache)"
         )
     text, details = "\n".join(error.details), tuple(line for line in error.details if line)[-5:]
     if "RepositoryNotFoundError" in text or "GatedRepoError" in text:
@@ -242,7 +257,7 @@ def _download_failure(model: Model, error: ToolError) -> PreconditionError:
     if "RevisionNotFoundError" in text:
         return PreconditionError(f"the model {model.source} has no revision {model.revision}", "correct `revision` in kiva.yaml", details)
     return PreconditionError(
-        f"the model {model.source} is not in the hub's cache and cannot be downloaded", "copy it to this machine and write `source: path:FOLDER`", details
+        f"the model {model.source} is not in {place} and cannot be downloaded", "copy it to this machine and write `source: path:FOLDER`", details
     )
 
 
@@ -311,17 +326,18 @@ def _fingerprint(path: Path) -> dict[str, str | int]:
     with path.open("rb") as file:
         os.fsync(file.fileno())  # or a power failure could leave the manifest without what it describes
     stat = path.stat()
-    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _sha256(path)}
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256_of(path)}
 
 
 def _unchanged(path: Path, known: Mapping[str, Any]) -> bool:
     stat = path.stat()
     if stat.st_size != known["bytes"]:
         return False
-    return bool(stat.st_mtime_ns == known["mtime_ns"] or _sha256(path) == known["sha256"])
+    return bool(stat.st_mtime_ns == known["mtime_ns"] or sha256_of(path) == known["sha256"])
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

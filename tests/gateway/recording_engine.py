@@ -1,7 +1,8 @@
-"""A stand-in for an engine on a Unix socket: writes down every byte it is sent, and answers as the request's body wishes.
+"""A stand-in for an engine on a Unix socket or at `HOST:PORT`: writes down every byte it is sent, and answers as the request's body wishes.
 
 Arguments: the socket, the file of the record. The body's `stand_in` is an object with `do`:
-`answer` (at once; the default), `sleep` (`for_s`, then answer), `stream` (`events`, `gap_s`), `die` (drop the connection),
+`answer` (at once; the default), `sleep` (`for_s`, then answer), `stream` (`events`, `gap_s`), `hold` (one event, and another when the
+file `until` is there), `die` (drop the connection),
 `die-mid-stream` (after `events`), `never` (no answer), `status` (`status`, `headers`).
 """
 
@@ -68,6 +69,12 @@ async def respond(writer, wish, model):
         case "status":
             error = {"message": "as you wish", "type": "stand_in", "param": None, "code": wish["status"]}
             writer.write(answer({"error": error}, wish["status"], wish.get("headers", {}).items()))
+        case "hold":
+            writer.write(head(200, ("content-type", "text/event-stream; charset=utf-8"), ("transfer-encoding", "chunked")) + event(model, 0, "first "))
+            await writer.drain()
+            while not Path(wish["until"]).exists():
+                await asyncio.sleep(0.02)
+            writer.write(event(model, 1, "last") + b"0\r\n\r\n")
         case "stream" | "die-mid-stream" as kind:
             writer.write(head(200, ("content-type", "text/event-stream; charset=utf-8"), ("transfer-encoding", "chunked")))
             for index in range(wish.get("events", 3)):
@@ -114,7 +121,11 @@ async def serve(reader, writer):
 
 
 async def main():
-    server = await asyncio.start_unix_server(serve, socket, limit=LONGEST_HEAD_BYTES)
+    if socket.startswith("/"):
+        server = await asyncio.start_unix_server(serve, socket, limit=LONGEST_HEAD_BYTES)
+    else:
+        host, _, port = socket.rpartition(":")
+        server = await asyncio.start_server(serve, host, int(port), limit=LONGEST_HEAD_BYTES)
     async with server:
         await server.serve_forever()
 

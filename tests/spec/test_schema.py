@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,34 @@ def test_it_accepts_the_template():
     assert complaints(template()) == []
 
 
+def test_it_accepts_every_key_of_the_template():
+    assert complaints(re.sub(r"(?m)^(\s*)#(?=(- )?[a-z_]+:)", r"\1", template())) == []
+
+
 @pytest.mark.parametrize("text", ["replica: 2", "replicas: -2", "kv_cache: 16", "drain_within: soon", "engine: {dtype: [a]}"])
 def test_it_refuses_what_load_refuses(text: str):
     assert complaints(f"name: a\nmodels:\n  - name: m\n    source: a/b\n    {text}\n")
+
+
+CLUSTER = "kubernetes: {context: a, images: {engine: e, gateway: g}, "
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gateway: {certificate: owned}",
+        "gateway: {class: nginx}",
+        "gateway: {resources: {cpu: 0}}",
+        "storage: {path: srv}",
+        "nodes: {gpu: {tolerate: ['a b']}}",
+        "images: {engine: E}",
+        "secrets: vault",
+    ],
+)
+def test_it_refuses_what_no_cluster_has(text: str):
+    model = "name: a\nmodels: [{name: m, source: a/b}]\n"
+    assert complaints(f"{model}{CLUSTER}}}") == []
+    assert complaints(f"{model}{CLUSTER}{text}}}" if not text.startswith("images") else f"{model}kubernetes: {{context: a, {text}}}")
 
 
 def test_no_mapping_takes_unknown_keys():

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from kivactl.errors import SpecError, UsageError
 from kivactl.spec.document import parse, write_yaml
 from kivactl.spec.fields import NAME
+from kivactl.spec.kubernetes import Kubernetes
 from kivactl.spec.load import ENVIRONMENTS, load
 from kivactl.spec.platform import Platform
 from kivactl.spec.template import overlay, starters, template, write
@@ -52,6 +53,21 @@ def test_every_key_of_the_spec_stands_in_the_template():
     written = {path for path, _ in data_leaves(plain(uncommented(template())))}
     for path, _ in leaves(Platform.model_validate(plain(uncommented(template())))):
         assert path in written or any(name.startswith(f"{path}.") for name in written), path
+
+
+def test_the_commented_cluster_shows_the_defaults():
+    """As above, for what is no part of the demo platform: compared with the least that a cluster needs."""
+    active = Platform.model_validate(plain(uncommented(template())))
+    assert active.kubernetes is not None
+    least = Kubernetes.model_validate({"context": "c", "images": {"engine": active.kubernetes.images.engine, "gateway": active.kubernetes.images.gateway}})
+    for path, value in leaves(active.kubernetes):
+        before = dict(leaves(least)).get(path)
+        assert value == before or not before or path == "context", path
+
+
+def test_the_commented_cluster_is_ready_for_use():
+    text = uncommented(template()).replace("target: local", "target: kubernetes")
+    assert Platform.model_validate(plain(text)).target == "kubernetes"
 
 
 def leaves(model: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import http.server
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from small_hub import COMMIT, Hub, serving
 
 from kivactl.errors import PreconditionError, ToolError
 from kivactl.plan import Status
@@ -29,7 +27,6 @@ tiny_model = importlib.util.module_from_spec(_found)
 _found.loader.exec_module(tiny_model)
 
 HERE = Path()
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def package_model(name="kiva-test-model", **values):
@@ -123,7 +120,7 @@ def test_looking_is_fast_and_reads_the_gguf_file_once(package, store, child, mon
     with (package / "small.gguf").open("wb") as file:
         file.truncate(100 * 2**20)
     list(store.prepare(package_model(), HERE))
-    monkeypatch.setattr("kivactl.tools.models._sha256", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("kivactl.tools.models.sha256_of", lambda path: pytest.fail(f"{path} was read again"))
     started = time.perf_counter()
     assert store.prepared(package_model(), HERE) is not None
     assert time.perf_counter() - started < 0.05
@@ -328,49 +325,19 @@ class TestHub:
     def test_a_download_from_a_hub(self, hub, store, monkeypatch):
         """A hub of our own that serves one repository, as the real one answers its client."""
         files = {path.name: path.read_bytes() for path in (hub / "blobs").iterdir()} | {"original/big.safetensors": b"x", "README.md": b"x"}
-        asked = []
-
-        class Hub(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self):
-                asked.append(self.path)
-                name = self.path.partition(f"/resolve/{COMMIT}/")[2]
-                if self.path.startswith(f"/api/models/someone/new/tree/{COMMIT}"):
-                    self.answer(json.dumps([{"type": "file", "path": name, "size": len(body), "oid": COMMIT} for name, body in files.items()]).encode())
-                elif self.path.startswith("/api/models/someone/new/revision/"):
-                    self.answer(json.dumps({"id": "someone/new", "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}).encode())
-                elif name in files:
-                    self.answer(files[name])
-                else:
-                    self.send_error(404)
-
-            do_GET = do_HEAD
-
-            def answer(self, body):
-                self.send_response(200)
-                for header, value in {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}.items():
-                    self.send_header(header, value)
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+        with serving(Hub("someone/new", files)) as served:
             monkeypatch.delenv("HF_HUB_OFFLINE")
-            monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+            monkeypatch.setenv("HF_ENDPOINT", served.url)
             messages = [outcome.message for outcome in store.prepare(self.model("someone/new", revision=COMMIT), HERE)]
-            server.shutdown()
         assert messages[:2] == ["preparing someone/new", "downloading"]
         assert "downloading 100 %" in messages
         assert messages[-1] == "ready"
         found = store.prepared(self.model("someone/new", revision=COMMIT), HERE)
         assert found.identity == f"hub:someone/new@{COMMIT}"
         assert {path.name for path in found.path.iterdir()} == files.keys() - {"original/big.safetensors", "README.md"}
-        count = len(asked)
+        count = len(served.asked)
         assert list(store.prepare(self.model("someone/new", revision=COMMIT), HERE)) == []
-        assert len(asked) == count
+        assert len(served.asked) == count
 
     @pytest.mark.parametrize(
         ("last", "sentence"),

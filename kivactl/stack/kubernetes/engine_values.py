@@ -14,7 +14,7 @@ from kivactl.spec.kubernetes import Kubernetes
 from kivactl.spec.platform import Model, Platform
 from kivactl.stack.engine import GIB, MODULE, arguments_for, environment_for, kv_cache_arguments, probe_s
 from kivactl.stack.kubernetes.names import ENGINE_PORT, cluster_of, gateway_release, preloads, release_for, weights_folder
-from kivactl.stack.kubernetes.parts import cores, egress_to, placement_for, quantity, scrape_annotations
+from kivactl.stack.kubernetes.parts import cores, egress_to, placement_for, quantity, scrape_annotations, store_of
 from kivactl.stack.sizing import fixed_bytes, startup_budget_s
 
 Json = dict[str, Any]
@@ -30,6 +30,11 @@ UNKNOWN_BUDGET_S = 1800.0
 
 _SETTLE_S = 15
 """Seconds between a pod's end being decided and its engine being told: until then no gateway sends it anything new."""
+
+_HUB = "https://huggingface.co"
+_DOWNLOADING = {"cpu": "1", "memory": "2Gi", "tmp": "4Gi"}
+_CONVERTING = {"cpu": "1", "memory": "6Gi", "tmp": "4Gi"}
+"""What the job gets that fetches a model: a conversion holds one file of weights in memory, which has at most 4 GiB."""
 
 _ACCESS = {"read-write-many": "ReadWriteMany", "read-write-once": "ReadWriteOnce", "read-only-many": "ReadOnlyMany"}
 _STRATEGIES: dict[str, Json] = {
@@ -62,7 +67,7 @@ def engine_values_for(platform: Platform, model: Model, *, weights_bytes: int | 
     return {
         "platform": platform.name,
         "model": {"name": model.name, "identity": identity_of(platform, model), "version": version_of(platform, model)},
-        "image": {"reference": image, "pullPolicy": "IfNotPresent"},
+        "image": {"reference": image, "pullPolicy": "IfNotPresent", "unpinned": cluster.images.unpinned},
         "pullSecrets": list(cluster.pull_secrets),
         "replicas": model.replicas,
         "command": command,
@@ -79,6 +84,7 @@ def engine_values_for(platform: Platform, model: Model, *, weights_bytes: int | 
         "placement": placement_for(pool, spread="kubernetes.io/hostname"),
         "storage": _storage(platform, model, cluster, weights_bytes),
         "preload": _preload(platform, model, cluster),
+        "externalSecrets": _external_secrets(platform, model, cluster),
         "strategy": dict(_STRATEGIES[rollout or ("recreate" if here.strategy == "recreate" else "rolling")]),
         "startup": {"budgetSeconds": math.ceil(startup_s(model, weights_bytes))},
         # The kubelet waits a little longer for an engine's proof of generation than the engine itself.
@@ -196,10 +202,10 @@ def _storage(platform: Platform, model: Model, cluster: Kubernetes, weights_byte
         "kind": storage.kind,
         "claim": storage.claim or f"{release_for(platform, model.name)}-models" if storage.kind == "claim" else "",
         "create": makes_claim,
-        "class": storage.class_name or "",
+        "class": storage.class_name or "" if storage.kind == "claim" else "",
         "access": _ACCESS[storage.access],
         "size": quantity(size_bytes) if makes_claim and size_bytes else "",
-        "hostPath": storage.path or "",
+        "hostPath": storage.path or "" if storage.kind == "host-path" else "",
         "image": model.kubernetes.model_image or "" if storage.kind == "image" else "",
         "subPath": "",
     }
@@ -207,21 +213,39 @@ def _storage(platform: Platform, model: Model, cluster: Kubernetes, weights_byte
 
 def _preload(platform: Platform, model: Model, cluster: Kubernetes) -> Json:
     if not preloads(platform, model):
-        return {"enabled": False, "command": [], "environment": {}, "secretEnvironment": {}, "egress": []}
-    hub = cluster.storage.hub or "https://huggingface.co"
+        return {"enabled": False}
     command = [PYTHON, "-m", "kivactl.tools.preload", "--source", model.source]
     command += ["--revision", model.revision] if model.revision is not None else []
     command += ["--without-weights"] if model.dummy_weights else []
-    secret = cluster.storage.hub_secret
-    from_hub = model.source_kind == "hub"
+    command += ["--into", weights_folder(platform, model)]
+    environment = {"HOME": "/tmp", "HF_HOME": "/tmp/huggingface", "DO_NOT_TRACK": "1"}  # noqa: S108  (the pod's own)
+    if model.source_kind == "package":  # comes with the image, and is converted
+        return {"enabled": True, "command": command, "environment": environment, "secretEnvironment": {}, "resources": _CONVERTING, "egress": []}
+    hub = cluster.storage.hub or _HUB
+    secret = _hub_secret(platform, model, cluster)
     return {
         "enabled": True,
-        "command": [*command, "--into", weights_folder(platform, model)],
-        "environment": {"HOME": "/tmp", "HF_HOME": "/tmp/huggingface", "DO_NOT_TRACK": "1", **({"HF_ENDPOINT": hub} if from_hub else {})},  # noqa: S108  (the pod's own)
-        "secretEnvironment": {"HF_TOKEN": {"secret": secret, "key": "token"}} if secret and from_hub else {},
-        # The hub's files lie on other hosts than the hub, which only it knows.
-        "egress": [{"ports": [{"protocol": "TCP", "port": urlsplit(hub).port or (443 if hub.startswith("https:") else 80)}]}] if from_hub else [],
+        "command": command,
+        "environment": {**environment, "HF_ENDPOINT": hub},
+        "secretEnvironment": {"HF_TOKEN": {"secret": secret, "key": "token"}} if secret else {},
+        "resources": _DOWNLOADING,
+        # By port only: the hub sends its clients on to hosts that only it knows.
+        "egress": [{"ports": [{"protocol": "TCP", "port": urlsplit(hub).port or (443 if hub.startswith("https:") else 80)}]}],
     }
+
+
+def _hub_secret(platform: Platform, model: Model, cluster: Kubernetes) -> str:
+    """The Secret with the token for the hub; one from a store outside is made for each release, which cannot share objects."""
+    if cluster.storage.hub_secret is None:
+        return ""
+    return f"{release_for(platform, model.name)}-hub" if store_of(cluster) else cluster.storage.hub_secret
+
+
+def _external_secrets(platform: Platform, model: Model, cluster: Kubernetes) -> Json:
+    store, secret = store_of(cluster), _hub_secret(platform, model, cluster)
+    if not store or not secret or not preloads(platform, model) or model.source_kind != "hub":
+        return {}
+    return {secret: {**store, "data": {"token": {"key": cluster.storage.hub_secret, "property": "token"}}}}
 
 
 def _autoscaling(model: Model, cluster: Kubernetes) -> Json:

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from kivactl.spec.platform import Platform
+from kivactl.spec.kubernetes import Kubernetes
+from kivactl.spec.platform import Model, Platform
+from kivactl.stack.gateway.clusters import Service
+from kivactl.stack.kubernetes.gateway_files import LEDGER_FOLDER, POD_FILES, USAGE_FOLDER, gateway_command_for, pod_files_for
+from kivactl.stack.kubernetes.names import ENGINE_PORT, all_replicas_host, cluster_of, gateway_names, service_host, tls_secret
+from kivactl.stack.kubernetes.parts import cores, placement_for, quantity, scrape_annotations, store_of
+from kivactl.stack.metering import orders_for
+from kivactl.stack.monitoring import GATEWAY_METRICS
 
 Json = dict[str, Any]
+
+SERVICES = Path("/etc/kiva/meter/services.json")
+"""The list of whom to ask for what engines counted; the chart writes it from `usage.services`."""
+
+_LONGEST_DRAIN_S = 3600
+_LEDGER_SIZE = "5Gi"
+
+
+@dataclass(frozen=True, slots=True)
+class _PodPlaces:
+    """Where the meter's files lie in the gateway's pod."""
+
+    access_log: Path = POD_FILES.access_log
+    usage: Path = USAGE_FOLDER
+    gateway_admin_socket: Path = POD_FILES.admin_socket
+    quota: Path = POD_FILES.quota
+    ledger: Path = LEDGER_FOLDER / "ledger.db"
 
 
 def gateway_values_for(platform: Platform, *, jwks: Mapping[str, Any], revoked: Iterable[str] = ()) -> Json:
@@ -18,4 +45,72 @@ def gateway_values_for(platform: Platform, *, jwks: Mapping[str, Any], revoked: 
         jwks: Public keys that sign tokens.
         revoked: Ids of tokens that are no longer good.
     """
-    raise NotImplementedError
+    cluster, gateway = cluster_of(platform), platform.gateway
+    entrance = cluster.gateway
+    drain_s = min(round(gateway.request_timeout), _LONGEST_DRAIN_S)
+    return {
+        "platform": platform.name,
+        "image": {"reference": cluster.images.gateway, "pullPolicy": "IfNotPresent", "unpinned": cluster.images.unpinned},
+        "tools": {"reference": cluster.images.tools or cluster.images.engine},
+        "pullSecrets": list(cluster.pull_secrets),
+        "replicas": entrance.replicas,
+        "command": list(gateway_command_for(platform, max(1, int(entrance.resources.cpu)))),
+        "files": {name: _written(content) for name, content in pod_files_for(platform, services_for(platform), jwks, revoked).items()},
+        "meter": {
+            "orders": _written(orders_for(platform, _PodPlaces())),
+            "secret": cluster.ledger_secret or "" if platform.usage.ledger != "sqlite" else "",
+            "stateClaim": {"create": platform.usage.ledger == "sqlite", "class": cluster.storage.class_name or "", "size": _LEDGER_SIZE},
+        },
+        "usage": {
+            "command": ["python3", "-m", "kivactl.usage.fetch", "--services", str(SERVICES), "--into", str(USAGE_FOLDER)],
+            "services": [f"{all_replicas_host(platform, model.name)}:{ENGINE_PORT}" for model in platform.models],
+        },
+        "ports": {"https": gateway.port, "metrics": gateway.metrics_port},
+        "tls": _tls(platform, cluster),
+        "expose": {
+            "kind": entrance.expose,
+            "host": entrance.host or "",
+            "class": entrance.class_name or "",
+            "allowed": list(entrance.allowed),
+            "annotations": dict(entrance.annotations),
+        },
+        "drain": {"seconds": drain_s},
+        "resources": {"cpu": cores(entrance.resources.cpu), "memory": quantity(entrance.resources.memory)},
+        "placement": placement_for(cluster.nodes.get(cluster.gateway_nodes or ""), spread="kubernetes.io/hostname"),
+        "disruptionBudget": {"enabled": True, "maxUnavailable": 1},
+        "networkPolicy": {"enabled": cluster.network_policies, "monitoringNamespace": cluster.monitoring.namespace or ""},
+        "autoscaling": {"enabled": False, "min": entrance.replicas, "max": entrance.replicas, "cpu": 70},
+        "labels": {},
+        "annotations": scrape_annotations(cluster, gateway.metrics_port, GATEWAY_METRICS),
+    }
+
+
+def services_for(platform: Platform) -> dict[str, Service]:
+    """Where the gateway finds the engines of each model, and how many there may be."""
+    return {model.name: Service(service_host(platform, model.name), ENGINE_PORT, most_replicas(model)) for model in platform.models}
+
+
+def most_replicas(model: Model) -> int:
+    """How many replicas a model has at most."""
+    scale = model.kubernetes.autoscale
+    return model.replicas if scale is None else scale.max
+
+
+def _tls(platform: Platform, cluster: Kubernetes) -> Json:
+    kind, _, name = cluster.gateway.certificate.partition(":")
+    issuers = {"cert-manager": "Issuer", "cluster-issuer": "ClusterIssuer"}
+    return {
+        "secret": tls_secret(platform),
+        "certManager": {"issuer": name if kind in issuers else "", "kind": issuers.get(kind, "Issuer"), "names": list(gateway_names(platform))},
+        "externalSecret": {
+            "store": "",
+            "storeKind": "SecretStore",
+            "key": "",
+            **({**store, "key": name} if kind == "secret" and (store := store_of(cluster)) else {}),
+        },
+    }
+
+
+def _written(content: Any) -> str:
+    """JSON that is the same whenever its content is."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))

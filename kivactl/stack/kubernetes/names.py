@@ -15,8 +15,8 @@ MODELS = "/models"
 ENGINE_PORT = 8000
 
 _LONGEST_LABEL = 40
-_LONGEST_RELEASE = 53
-"""Source: Helm's own limit, which leaves room for what charts append within the 63 of a DNS label."""
+_LONGEST_RELEASE = 45
+"""Helm allows 53; what a rollout appends (`-canary`), and what LeaderWorkerSet appends to a name of 53, must fit too."""
 
 _RESERVED = re.compile(r"gateway|monitoring|.*-(?:all|blue|green|canary)")
 """What releases and Services of the platform itself are called, or end with."""
@@ -64,6 +64,14 @@ def all_replicas_host(platform: Platform, model: str) -> str:
         ValueError: The spec names no cluster.
     """
     return f"{release_for(platform, model)}-all.{namespace_of(platform)}.svc.cluster.local"
+
+
+def gateway_names(platform: Platform) -> tuple[str, ...]:
+    """DNS names under which the gateway is reached: as the spec says, and as pods of the cluster call its Service."""
+    service, cluster = gateway_release(platform), cluster_of(platform)
+    inside = [service, f"{service}.{cluster.namespace}", f"{service}.{cluster.namespace}.svc", f"{service}.{cluster.namespace}.svc.cluster.local"]
+    outside = [cluster.gateway.host] if cluster.gateway.host else []
+    return tuple(dict.fromkeys([*outside, *platform.gateway.tls.names, *inside]))
 
 
 def tls_secret(platform: Platform) -> str:

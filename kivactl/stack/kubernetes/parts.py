@@ -62,6 +62,12 @@ def scrape_annotations(cluster: Kubernetes, port: int, path: str) -> dict[str, s
     return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), "prometheus.io/path": path}
 
 
+def store_of(cluster: Kubernetes) -> dict[str, str]:
+    """The External Secrets store that secrets come from, as charts name it; empty when Kubernetes itself has them."""
+    kind, _, store = cluster.secrets.partition(":")
+    return {"store": store, "storeKind": "ClusterSecretStore" if kind == "cluster-external" else "SecretStore"} if store else {}
+
+
 def _toleration(text: str) -> Json:
     key_value, _, effect = text.partition(":")
     key, equals, value = key_value.partition("=")

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kivactl.spec.platform import Platform
-from kivactl.stack.kubernetes.engine_values import Rollout
+from kivactl.stack.kubernetes.engine_values import Rollout, engine_values_for
+from kivactl.stack.kubernetes.gateway_values import gateway_values_for
+from kivactl.stack.kubernetes.monitoring_values import monitoring_values_for
+from kivactl.stack.kubernetes.names import gateway_release, monitoring_release, namespace_of, release_for
 
 Json = dict[str, Any]
 
@@ -53,4 +56,18 @@ def releases_for(
     Raises:
         PreconditionError: The size of a claim is neither in the spec nor known.
     """
-    raise NotImplementedError
+    namespace, sizes, ways = namespace_of(platform), weights_bytes or {}, rollouts or {}
+    engines = tuple(
+        ChartRelease(
+            release_for(platform, model.name),
+            "kiva-engine",
+            namespace,
+            engine_values_for(platform, model, weights_bytes=sizes.get(model.name), rollout=ways.get(model.name)),
+            0,
+            model.name,
+        )
+        for model in platform.models
+    )
+    gateway = ChartRelease(gateway_release(platform), "kiva-gateway", namespace, gateway_values_for(platform, jwks=jwks, revoked=revoked), 1)
+    monitoring = ChartRelease(monitoring_release(platform), "kiva-monitoring", namespace, monitoring_values_for(platform), 2)
+    return (*engines, gateway, monitoring)
