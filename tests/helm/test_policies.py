@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helm import policies
 from helm.schemas import schema_faults
+
+from helm import policies
 
 Json = dict[str, Any]
 

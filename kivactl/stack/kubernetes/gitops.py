@@ -94,14 +94,9 @@ def namespace_for(environment: Environment) -> Json:
             "name": environment.namespace,
             "labels": {
                 "app.kubernetes.io/part-of": "kiva",
-                "pod-security.kubernetes.io/enforce": environment.pod_security,
-                "pod-security.kubernetes.io/warn": environment.pod_security,
+                **_pod_security(environment),
             },
-            "annotations": {
-                "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
-                "argocd.argoproj.io/sync-wave": "-1",
-                "kustomize.toolkit.fluxcd.io/prune": "disabled",
-            },
+            "annotations": {"kustomize.toolkit.fluxcd.io/prune": "disabled"},
         },
     }
 
@@ -109,7 +104,8 @@ def namespace_for(environment: Environment) -> Json:
 def argocd_for(environment: Environment, source: Source) -> dict[str, Json]:
     """Argo CD's Applications by file: one that is applied by hand, and of which the others come, one for each release.
 
-    Self-healing is off: a token that is revoked with kivactl must stay revoked until Git says so too.
+    Self-healing is off: a token that is revoked with kivactl must stay revoked until Git says so too. The first one also says what the
+    namespace admits; as an object of its own it would be made where Argo CD runs.
     """
     root = {
         "repoURL": source.repository,
@@ -119,10 +115,13 @@ def argocd_for(environment: Environment, source: Source) -> dict[str, Json]:
     files = {"platform.yaml": _application(environment, source, environment.platform, {"source": root}, namespace="argocd")}
     for release in environment.releases:
         wave = {"argocd.argoproj.io/sync-wave": str(release.order)}
-        files[f"releases/{release.name}.yaml"] = _application(
-            environment, source, release.name, _argocd_sources(environment, release, source), namespace=release.namespace, annotations=wave
-        )
-    return {**files, "releases/namespace.yaml": namespace_for(environment)}
+        made = _application(environment, source, release.name, _argocd_sources(environment, release, source), namespace=release.namespace, annotations=wave)
+        policy = made["spec"]["syncPolicy"]
+        policy["syncOptions"].insert(0, "CreateNamespace=true")
+        if release is environment.releases[0]:
+            policy["managedNamespaceMetadata"] = {"labels": _pod_security(environment)}
+        files[f"releases/{release.name}.yaml"] = made
+    return files
 
 
 def flux_for(environment: Environment, source: Source) -> dict[str, Json]:
@@ -209,13 +208,15 @@ def umbrella_for(environment: Environment, source: Source) -> Json:
     }
 
 
+def _pod_security(environment: Environment) -> dict[str, str]:
+    return {f"pod-security.kubernetes.io/{mode}": environment.pod_security for mode in ("enforce", "warn")}
+
+
 def _git_charts(source: Source) -> Json:
     return {"revision": source.revision, "path": source.inside("charts")}
 
 
-def _application(
-    environment: Environment, source: Source, name: str, sources: Json, *, namespace: str, annotations: Mapping[str, str] | None = None
-) -> Json:
+def _application(environment: Environment, source: Source, name: str, sources: Json, *, namespace: str, annotations: Mapping[str, str] | None = None) -> Json:
     cluster = {"server" if source.destination.startswith("https://") else "name": source.destination}
     if namespace == "argocd":  # what Applications are made of is where Argo CD is, wherever they lead
         cluster = {"server": IN_CLUSTER}
@@ -292,5 +293,6 @@ def _before(environment: Environment, release: ChartRelease) -> list[ChartReleas
 
 def _patience_s(release: ChartRelease) -> int:
     """Seconds until a rollout counts as failed: each replica may use its whole budget, one after the other."""
-    budget = release.values.get("startup", {}).get("budgetSeconds", 0) + release.values.get("drain", {}).get("seconds", 0)
-    return max(_LEAST_PATIENCE_S, round(budget * max(1, int(release.values.get("replicas", 1))) + 60))
+    budget_s = float(release.values.get("startup", {}).get("budgetSeconds", 0)) + float(release.values.get("drain", {}).get("seconds", 0))
+    replicas = max(1, int(release.values.get("replicas", 1)))
+    return max(_LEAST_PATIENCE_S, round(budget_s * replicas) + 60)

@@ -132,6 +132,8 @@ def _scalar(value: Any) -> str:
             return "[]"
         case str() if _is_text(value):
             return value
+        case str() if value.isprintable() and ('"' in value or "\\" in value):  # JSON in one line
+            return "'" + value.replace("'", "''") + "'"
         case str():
             quoted = json.dumps(value, ensure_ascii=False)
             return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted)

@@ -10,9 +10,9 @@ from ruamel.yaml import YAML
 
 from kivactl.stack.kubernetes.manifests import parse_manifests, yaml_text
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
-    ["yes", "No", "on", "~", "", "0440", "1e3", "1:30", "2026-01-01", "null", "a: b", "- a", "#", "a\nb\n", " a\nb", "a\n\nb", "a\n", "\n", "a\n \nb", "=", "a:", "x\ty\n"]
-)
+WORDS = ["yes", "No", "on", "~", "", "0440", "1e3", "1:30", "2026-01-01", "null", "a: b", "- a", "#", "=", "a:", '{"a": "\'b\'"}', "C:\\x"]
+LINES = ["a\nb\n", " a\nb", "a\n\nb", "a\n", "\n", "a\n \nb", "x\ty\n"]
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from([*WORDS, *LINES])
 DATA = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
@@ -44,7 +44,19 @@ def test_what_stood_without_quotes_and_may_be_no_text_stays_as_it_stood(word):
     assert yaml_text(manifest.content) == f"{HEAD}value: {word}\n"
 
 
-@pytest.mark.parametrize(("written", "form"), [("'0440'", '"0440"'), ('"yes"', '"yes"'), ("'text'", "text"), ('"text"', "text"), ("text", "text"), ("8Gi", '"8Gi"'), ("a b", '"a b"')])
+@pytest.mark.parametrize(
+    ("written", "form"),
+    [
+        ("'0440'", '"0440"'),
+        ('"yes"', '"yes"'),
+        ("'text'", "text"),
+        ('"text"', "text"),
+        ("text", "text"),
+        ("8Gi", '"8Gi"'),
+        ("a b", '"a b"'),
+        ('"\\"a"', "'\"a'"),
+    ],
+)
 def test_quotes_that_mean_nothing_are_not_kept(written, form):
     (manifest,) = parse_manifests(f"{HEAD}value: {written}\n")
     assert yaml_text(manifest.content) == f"{HEAD}value: {form}\n"
