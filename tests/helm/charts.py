@@ -121,10 +121,10 @@ def render(
     return copy.deepcopy(_template(chart, json.dumps(values or {}, sort_keys=True), release, namespace, kube_version, helm))
 
 
-def notes(chart: str, values: Json | None = None, release: str = "kiva-x", *, namespace: str = "kiva", helm: str = NEWEST) -> str:
-    """What a chart says after its installation."""
+def notes(chart: str, values: Json | None = None, release: str = "kiva-x", *, namespace: str = "kiva") -> str:
+    """What a chart says after its installation; from Helm 4, because Helm 3 asks a cluster first."""
     argv = ("install", release, str(CHARTS / chart), "--namespace", namespace, "--dry-run=client", "--values", "-")
-    _, _, text = run_helm(*argv, helm=helm, stdin=json.dumps(values or {})).partition("NOTES:\n")
+    _, _, text = run_helm(*argv, stdin=json.dumps(values or {})).partition("NOTES:\n")
     return text
 
 

@@ -329,8 +329,9 @@ def pods_end_in_time(manifests: list[Json]) -> list[str]:
         for container in pods.lasting if pods.serves else []:
             if container.get("ports") and "preStop" not in container.get("lifecycle", {}):
                 faults.append(f"{pods.owner}, container {container['name']} stops while it is still sent requests")
-            command = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
-            held_s = float(command[1]) if command[:1] == ["sleep"] else 0.0
+            before = container.get("lifecycle", {}).get("preStop", {})
+            command = before.get("exec", {}).get("command", [])
+            held_s = float(command[1]) if command[:1] == ["sleep"] else float(before.get("sleep", {}).get("seconds", 0))
             if container.get("ports") and pods.spec.get("terminationGracePeriodSeconds", 30) <= held_s + 1:
                 faults.append(f"{pods.owner} is ended before or with its preStop")
     return faults

@@ -162,6 +162,7 @@ BROKEN: list[tuple[str, str, Change]] = [
     ("no_secret_values", "a token in the argv", lambda _r, _p, c: _set(c, "command", to=["vllm", "--token=abc"])),
     ("pods_end_in_time", "no preStop", lambda _r, _p, c: _drop(c, "lifecycle")),
     ("pods_end_in_time", "killed while it waits", lambda _r, p, _c: _set(p, "terminationGracePeriodSeconds", to=15)),
+    ("pods_end_in_time", "killed while the kubelet waits", lambda _r, _p, c: _set(c, "lifecycle", "preStop", to={"sleep": {"seconds": 90}})),
     ("rollouts_wait_for_the_start", "the default deadline", lambda r, _p, _c: _drop(r["Deployment"], "spec", "progressDeadlineSeconds")),
     ("parts_fit_together", "a volume that is not there", lambda _r, p, _c: _set(p, "volumes", to=[])),
     ("parts_fit_together", "a volume nobody uses", lambda _r, p, _c: p["volumes"].append({"name": "more", "emptyDir": {"sizeLimit": "1Gi"}})),
