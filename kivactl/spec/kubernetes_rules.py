@@ -72,6 +72,14 @@ def _check_pods(model: Model, kubernetes: Kubernetes) -> None:
 
 
 def parallel(model: Model) -> int:
-    """How many GPUs one replica's engine spreads itself over."""
+    """How many GPUs one replica's engine spreads itself over.
+
+    Raises:
+        ValueError: The engine is told no whole number.
+    """
     options = {name.replace("_", "-"): value for name, value in model.engine.items()}
-    return math.prod(int(options.get(f"{kind}-parallel-size", 1)) for kind in ("tensor", "pipeline", "data"))
+    sizes = [options.get(f"{kind}-parallel-size", 1) for kind in ("tensor", "pipeline", "data")]
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+        msg = f"the model '{model.name}': tensor-, pipeline- and data-parallel-size in `engine` must be whole numbers above 0"
+        raise ValueError(msg)
+    return math.prod(int(size) for size in sizes)
