@@ -20,7 +20,7 @@ import pytest
 from kivactl import journal
 from kivactl.errors import CheckError, PreconditionError
 from kivactl.flows.backup.stage import build_stage, stage_of
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.spec.load import load
 from kivactl.stack.certificates import authority_for, new_key, public_half, server_certificate_for
 from kivactl.stack.layout import Layout

@@ -10,7 +10,7 @@ from typing import Any
 from usage_lines import NOON_S, access_line, append, count_line, orders
 
 from kivactl.flows import tokens
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.spec.load import load, paths
 from kivactl.stack.certificates import new_key
 from kivactl.stack.layout import Layout

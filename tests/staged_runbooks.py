@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Outcome, Status
 from kivactl.runbooks import engine, runs
 from kivactl.runbooks.actions import ACTIONS, PROBES

@@ -9,7 +9,7 @@ import typer
 from kivactl.errors import KivaError
 
 if TYPE_CHECKING:
-    from kivactl.flows.deploy import Deployment
+    from kivactl.flows.deployment import Deployment
     from kivactl.runbooks.bound import Bound
     from kivactl.spec.load import Loaded
 

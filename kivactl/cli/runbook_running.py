@@ -16,7 +16,7 @@ from kivactl.cli.site import deployment_of
 from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, KivaError, UsageError
 
 if TYPE_CHECKING:
-    from kivactl.flows.deploy import Deployment
+    from kivactl.flows.deployment import Deployment
     from kivactl.plan import Outcome
     from kivactl.runbooks.bound import Bound, BoundStep
     from kivactl.runbooks.engine import Order, Rooms

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kivactl.cli.options import Common
 
 if TYPE_CHECKING:
-    from kivactl.flows.deploy import Deployment
+    from kivactl.flows.deployment import Deployment
     from kivactl.stack.layout import Layout
 
 
@@ -17,7 +17,7 @@ def deployment_of(options: Common) -> Deployment:
     Raises:
         SpecError: Its spec has faults.
     """
-    from kivactl.flows.deploy import Deployment
+    from kivactl.flows.deployment import Deployment
     from kivactl.spec.load import load, paths
     from kivactl.stack.layout import Layout
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from kivactl.errors import CheckError, InvalidMeasurementError, PreconditionError, ToolError
 from kivactl.flows.chat import known
-from kivactl.flows.deploy import Deployment, endpoint_for
+from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.loadtest import run_loadtest
 from kivactl.loadtest.scenario import load_scenario
 from kivactl.plan import Outcome, Status

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kivactl.errors import NotReadyError, PreconditionError, UsageError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.provision import names_for
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Change, Difference, Outcome, Plan, Status, Verb, digest

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from kivactl.errors import UsageError
-from kivactl.flows.deploy import Deployment, endpoint_for
+from kivactl.flows.deployment import Deployment, endpoint_for
 
 
 def ask(deployment: Deployment, prompt: str, *, model: str | None = None, tenant: str | None = None, max_tokens: int = 256) -> Iterator[str]:

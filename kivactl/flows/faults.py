@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from kivactl.errors import NotReadyError, PreconditionError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.troubles import known_replica
 from kivactl.plan import Outcome, Status
 from kivactl.stack.engine import replica_name

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kivactl.errors import KivaError, PreconditionError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.doctor import State as Needed
 from kivactl.flows.doctor import examine
 from kivactl.flows.tokens import State, listing

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.flows.chat import known
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Outcome, Status
 from kivactl.targets.maintenance import model_of
 from kivactl.targets.release import read_release

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from kivactl.flows.deploy import Deployment, endpoint_for
+from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.loadtest import run_loadtest
 from kivactl.journal import run_name
 from kivactl.loadtest.scenario import load_scenario

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from kivactl.errors import CheckError
-from kivactl.flows.deploy import Deployment, endpoint_for
+from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.plan import Outcome, Status
 from kivactl.stack.metering import OPERATOR
 from kivactl.targets.lock import held

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from kivactl.errors import CheckError, KivaError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Outcome, Status
 from kivactl.spec.quantities import format_bytes
 from kivactl.stack.layout import Layout

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from kivactl.errors import UsageError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.tokens import count
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Change, Difference, Outcome, Plan, Status, Verb, digest

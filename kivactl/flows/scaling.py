@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from kivactl.flows.chat import known
-from kivactl.flows.deploy import Deployment, apply_deploy, plan_deploy
+from kivactl.flows.deploy import apply_deploy, plan_deploy
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Outcome, Status
 from kivactl.spec.edit import edit_for
 

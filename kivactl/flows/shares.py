@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.flows.chat import known
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Outcome, Status
 from kivactl.spec.edit import edit_for
 from kivactl.spec.platform import Alias

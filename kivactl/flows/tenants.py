@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from kivactl.errors import PreconditionError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.tokens import State, known_tenant, listing
 from kivactl.spec.gateway import Limits, Tenant
 from kivactl.stack.layout import Layout

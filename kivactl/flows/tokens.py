@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from kivactl.errors import UsageError
 from kivactl.flows.chat import known
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
 from kivactl.stack import tokens

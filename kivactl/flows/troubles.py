@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from kivactl.errors import NotReadyError, PreconditionError, UsageError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Outcome, Status
 from kivactl.stack.engine import parse_failure
 from kivactl.stack.layout import Layout

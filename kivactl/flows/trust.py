@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from kivactl.errors import PreconditionError
-from kivactl.flows.deploy import PROBE, Deployment, endpoint_for
+from kivactl.flows.deployment import PROBE, Deployment, endpoint_for
 from kivactl.plan import Outcome, Status
 from kivactl.stack import tokens
 from kivactl.stack.certificates import new_key

@@ -8,7 +8,8 @@ from datetime import timedelta
 
 from kivactl.flows import tokens
 from kivactl.flows.chat import ask
-from kivactl.flows.deploy import Deployment, apply_deploy, endpoint_for, plan_deploy
+from kivactl.flows.deploy import apply_deploy, plan_deploy
+from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.measure import measure
 from kivactl.flows.provision import apply_provision, plan_provision, provisioned
 from kivactl.plan import Outcome, Plan

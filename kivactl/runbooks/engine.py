@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from kivactl import journal as platform_journal
 from kivactl.errors import CheckError, KivaError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.reclaim import make_room
 from kivactl.plan import Change, Outcome, Plan, Status, Verb, digest
 from kivactl.runbooks import chain, resuming, runs

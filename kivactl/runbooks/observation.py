@@ -15,7 +15,7 @@ from typing import Any
 
 from kivactl.errors import NotReadyError
 from kivactl.flows.background_load import BackgroundLoad, Heard
-from kivactl.flows.deploy import endpoint_for
+from kivactl.flows.deployment import endpoint_for
 from kivactl.loadtest.record import Record, read_records
 from kivactl.loadtest.scenario import assignment_for, load_scenario
 from kivactl.runbooks import sampling, validity

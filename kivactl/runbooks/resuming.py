@@ -9,7 +9,7 @@ from typing import Any
 
 from kivactl import journal
 from kivactl.errors import PreconditionError, UsageError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.runbooks.bound import Bound
 from kivactl.runbooks.record import Record, StepState
 from kivactl.runbooks.replay import known_specs

@@ -103,6 +103,9 @@ class Orders:
         accounts: By tenant.
         tariffs: By model of the spec.
         rotate_bytes: Size at which a log is set aside.
+        services: Names under which the name service knows the engines on other machines, `HOST` or `HOST:PORT`, from which what they
+            counted is fetched into the usage folder; empty when they write there themselves.
+        shared: Whether further gateways' meters write into the same ledger.
     """
 
     platform: str
@@ -116,6 +119,8 @@ class Orders:
     accounts: Mapping[str, Account]
     tariffs: Mapping[str, Tariff]
     rotate_bytes: int = DEFAULT_ROTATE_BYTES
+    services: tuple[str, ...] = ()
+    shared: bool = False
 
 
 def orders_for(platform: Platform, places: Places) -> Json:
@@ -167,6 +172,8 @@ def orders_from(data: Json) -> Orders:
             accounts={name: _account(tenant) for name, tenant in data["tenants"].items()},
             tariffs={name: tariff_from(price) for name, price in data["prices"].items()},
             rotate_bytes=int(data.get("rotate_bytes", DEFAULT_ROTATE_BYTES)),
+            services=tuple(str(service) for service in data.get("services", ())),
+            shared=bool(data.get("shared", False)),
         )
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         msg = f"not the meter's orders: {type(error).__name__} {error}"

@@ -5,6 +5,7 @@ requests cut short) there are the engine's books: every sub-request that vLLM ad
 when vLLM has let go of it, so that the sums agree with vLLM's counters. Answers pass through untouched. Standard library only.
 
 `KIVA_USAGE_LOG`: the file, a JSON line per request. `KIVA_REPLICA`, `KIVA_MODEL`: what the lines say of their origin.
+`KIVA_USAGE_SERVED=1`: gateways fetch the file (`kivactl.usage.serve`); the engine then keeps it small itself, as nobody else is there to.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from kivactl.stack.asgi import COMPUTING, App, Message, Receive, Scope, Send, header
+from kivactl.usage.serve import SET_ASIDE_BYTES, ServeUsage, set_aside
 
 _USAGE = b'"usage":{'
 _BACKLOG = 100_000
@@ -120,9 +123,10 @@ class CountUsage:
     """Wraps an ASGI application, outermost; its configuration comes from the environment."""
 
     def __init__(self, app: App) -> None:
-        self._app = app
-        self._record = Record(os.environ["KIVA_USAGE_LOG"])
-        self._replica, self._model = os.environ["KIVA_REPLICA"], os.environ["KIVA_MODEL"]
+        path, self._replica, self._model = os.environ["KIVA_USAGE_LOG"], os.environ["KIVA_REPLICA"], os.environ["KIVA_MODEL"]
+        served = os.environ.get("KIVA_USAGE_SERVED") == "1"
+        self._app: App = ServeUsage(app, path, self._replica) if served else app
+        self._record = Record(path, SET_ASIDE_BYTES if served else None)
         self._processor: Any = None
         self._settling: set[asyncio.Task[None]] = set()
 
@@ -243,10 +247,12 @@ class Record:
 
     Args:
         path: The file; made on the first line, mode 0600.
+        set_aside_bytes: Size above which it begins a new file; None when others see to that.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, set_aside_bytes: int | None = None) -> None:
         self._path = path
+        self._set_aside_bytes = set_aside_bytes
         self._waiting: deque[bytes] = deque(maxlen=_BACKLOG)
 
     def append(self, entry: dict[str, Any]) -> None:
@@ -266,8 +272,11 @@ class Record:
                         self._waiting[0] = b"\n" + line.lstrip(b"\n")  # a full disk took half of it
                         break
                     self._waiting.popleft()
+                large = self._set_aside_bytes is not None and os.lseek(file, 0, os.SEEK_CUR) > self._set_aside_bytes
             finally:
                 os.close(file)
+            if large:
+                set_aside(Path(self._path))
         except OSError as error:
             _log.warning("%d usage records wait for %s: %s", len(self._waiting), self._path, error.strerror)
 

@@ -146,19 +146,20 @@ class Follower:
             if file is not None:
                 file.close()
 
-    def set_aside(self, size_bytes: int, stamp: int) -> list[str]:
+    def set_aside(self, size_bytes: int, stamp: int, only: str | None = None) -> list[str]:
         """Rename logs that are above a size; who writes them has to open them anew.
 
         Args:
             size_bytes: The size.
             stamp: What to append to the names; larger than ever before.
+            only: Path of the one log to look at; None for all.
 
         Returns:
             Paths of the logs renamed.
         """
         renamed = []
         for file in self._files.values():
-            if file.live and file.read_bytes > size_bytes:
+            if file.live and file.read_bytes > size_bytes and only in (None, file.source):
                 aside = Path(f"{file.source}.{stamp}")
                 with suppress(FileNotFoundError):
                     file.path.rename(aside)
@@ -178,6 +179,18 @@ class Follower:
                 aside.setdefault(file.source, []).append(file)
         for files in aside.values():
             for file in sorted(files, key=lambda one: int(one.path.suffix[1:]), reverse=True)[keep:]:
+                with suppress(FileNotFoundError):
+                    if file.finished(file.path.stat().st_size):
+                        file.path.unlink()
+
+    def drop_ended(self, ending: str) -> None:
+        """Delete the files that are read to their ends and whose names say that nobody writes them any more.
+
+        Args:
+            ending: How such names end.
+        """
+        for file in self._files.values():
+            if not file.live and file.path.name.endswith(ending):
                 with suppress(FileNotFoundError):
                     if file.finished(file.path.stat().st_size):
                         file.path.unlink()

@@ -151,13 +151,33 @@ class Ledger:
         rows = [(*key, *sums) for key, sums in more.items() if any(sums)]
         self._database.write("days", (*DayKey._fields, *Sums._fields), rows, f"({', '.join(DayKey._fields)}) DO UPDATE SET {update}")
 
-    def keep_positions(self, positions: Iterable[Position], gone: Iterable[Position] = ()) -> None:
-        """Write how far logs are read, and forget those that are gone."""
+    def keep_positions(self, positions: Iterable[Position], gone: Iterable[Position] = (), reader: str = "") -> None:
+        """Write how far logs are read, and forget those that are gone.
+
+        Args:
+            positions: Of the reader's logs.
+            gone: Likewise.
+            reader: Whose logs they are; empty when there is only one.
+        """
+        mark = f"{reader}:" if reader else ""
         for position in gone:
-            self._database.query("DELETE FROM positions WHERE source = ? AND inode = ?", (position.source, position.inode))
-        rows = [(position.source, position.inode, position.read_bytes, position.head) for position in positions]
+            self._database.query("DELETE FROM positions WHERE source = ? AND inode = ?", (mark + position.source, position.inode))
+        rows = [(mark + position.source, position.inode, position.read_bytes, position.head) for position in positions]
         update = "(source, inode) DO UPDATE SET read_bytes = excluded.read_bytes, head = excluded.head"
         self._database.write("positions", ("source", "inode", "read_bytes", "head"), rows, update)
+
+    def keep_reader(self, reader: str, now_ms: int, forget_before_ms: int) -> None:
+        """Write that a reader is there, and forget the positions of those that have not been there for long.
+
+        Args:
+            reader: Who.
+            now_ms: Milliseconds since 1970 UTC.
+            forget_before_ms: When the others must have been there last.
+        """
+        self.keep_positions([Position("", 0, now_ms, "")], reader=reader)  # no log has an empty path
+        for source, at_ms in self._database.query("SELECT source, read_bytes FROM positions WHERE inode = 0"):
+            if str(source).endswith(":") and int(at_ms) < forget_before_ms:
+                self._database.query("DELETE FROM positions WHERE substr(source, 1, ?) = ?", (len(source), source))
 
     def add_unreadable(self, lines: Mapping[str, int]) -> None:
         """Count lines that could not be read, by log."""
@@ -219,9 +239,15 @@ class Ledger:
                 self._database.write(table, columns, other.rows(table, columns), "DO NOTHING")
         return True
 
-    def positions(self) -> list[Position]:
-        """How far the logs are read."""
-        return [Position(*row) for row in self._database.query("SELECT source, inode, read_bytes, head FROM positions")]
+    def positions(self, reader: str = "") -> list[Position]:
+        """How far a reader's logs are read.
+
+        Args:
+            reader: Whose; empty when there is only one.
+        """
+        mark = f"{reader}:/" if reader else "/"
+        rows = self._database.query("SELECT source, inode, read_bytes, head FROM positions")
+        return [Position(str(row[0])[len(mark) - 1 :], *row[1:]) for row in rows if str(row[0]).startswith(mark)]
 
     def unreadable(self) -> dict[str, int]:
         """How many lines could not be read, by log."""

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from typing import Any
 from kivactl.errors import KivaError, PreconditionError
 from kivactl.stack.gateway.quota import quota_for
 from kivactl.stack.metering import Orders, read_orders
+from kivactl.usage.copies import ENDED
 from kivactl.usage.follow import Follower, Piece, Source
 from kivactl.usage.join import StreamAverages, day_of
 from kivactl.usage.ledger import Ledger, Position, Warned, open_ledger
@@ -37,6 +39,9 @@ _ASIDE_KEPT = 4
 _SHORTEST_KEEP_S = 3600.0
 _FORGET_AT_ONCE = 5000
 _LONGEST_PAUSE_S = 30.0
+_FETCHED_LATE_S = 600.0
+_LOOK_AROUND_S = 2.0
+_READER_GONE_S = 7 * 86_400.0
 
 
 def _print(line: str) -> None:
@@ -61,12 +66,14 @@ class World:
         say: Takes an event, a JSON object in a line.
         open_ledger: Opens a ledger by address and platform.
         reopen_logs: Tells the gateway behind an admin socket to open its logs anew; False when it does not answer.
+        name: Of this meter, where several share a ledger; a pod's host name is its own.
     """
 
     now_s: Callable[[], float] = time.time
     say: Callable[[str], None] = _print
     open_ledger: Callable[[str, str], Ledger] = open_ledger
     reopen_logs: Callable[[Path], bool] = _reopen_logs
+    name: str = field(default_factory=socket.gethostname)
 
 
 @dataclass(slots=True)
@@ -79,6 +86,7 @@ class _Books:
     month: str = ""
     orders: Orders | None = None
     spent: dict[str, Decimal] = field(default_factory=dict)
+    look_at_s: float = 0.0
 
 
 class Meter:
@@ -100,7 +108,7 @@ class Meter:
             self._orders = read_orders(path)
         except (OSError, ValueError) as error:
             raise PreconditionError(f"the meter's orders {path} cannot be read: {error}", "kivactl deploy") from None
-        self._lock = _alone(path)
+        self._lock = _alone(path, self._orders)
         self._follower = _follower(self._orders)
         self._books: _Books | None = None
         self._trouble: dict[str, str] = {}
@@ -124,6 +132,7 @@ class Meter:
             books = self._opened()
             pieces = self._follower.read()
             self._enter(books, pieces)
+            self._look_around(books)
             self._forget(books)
         except KivaError as error:
             self._stumble("ledger", error.message)
@@ -172,12 +181,16 @@ class Meter:
             ledger = self._world.open_ledger(self._orders.ledger, self._orders.platform)
             try:
                 recent = ledger.recent_tokens(round((self._world.now_s() - WINDOW_S) * 1000))
-                self._follower.rewind(ledger.positions())
+                self._follower.rewind(ledger.positions(self._reader))
                 self._books = _Books(ledger, StreamAverages(ledger.averages()), Window(recent))
             except BaseException:
                 ledger.close()
                 raise
         return self._books
+
+    @property
+    def _reader(self) -> str:
+        return self._world.name if self._orders.shared else ""
 
     def _let_go(self) -> None:
         if self._books is not None:
@@ -210,8 +223,9 @@ class Meter:
         orders, ledger = self._orders, books.ledger
         if (books.month, books.orders) != (month, orders):
             ledger.keep_price_list(month, orders.currency, orders.tariffs)
-        changes = post(ledger, batch, orders.accounts, books.averages)
-        ledger.keep_positions([piece.position for piece in pieces], gone)
+        too_old_ms = now_ms - round((self._keep_s - _FETCHED_LATE_S) * 1000) if orders.services else None
+        changes = post(ledger, batch, orders.accounts, books.averages, too_old_ms)
+        ledger.keep_positions([piece.position for piece in pieces], gone, self._reader)
         prices = price_list_of(month, ledger.price_lists())
         spent = spent_by_tenant(ledger.month(month), prices.tariffs if prices else {})
         given = {(warned.tenant, warned.level) for warned in ledger.warnings(month)}
@@ -219,13 +233,30 @@ class Meter:
         ledger.warn(warnings)
         return changes, spent, warnings
 
+    def _look_around(self, books: _Books) -> None:
+        """Take what the others have entered into account; the rarer, the longer it takes."""
+        now_s = self._world.now_s()
+        if not self._orders.shared or now_s < books.look_at_s:
+            return
+        began_s = time.monotonic()
+        prices = price_list_of(books.month, books.ledger.price_lists())
+        books.spent = spent_by_tenant(books.ledger.month(books.month), prices.tariffs if prices else {})
+        books.window = Window(books.ledger.recent_tokens(round((now_s - WINDOW_S) * 1000)))
+        books.look_at_s = now_s + max(_LOOK_AROUND_S, 10 * (time.monotonic() - began_s))
+
+    @property
+    def _keep_s(self) -> float:
+        return max(self._orders.keep_s, _SHORTEST_KEEP_S)
+
     def _forget(self, books: _Books) -> None:
-        """Delete old entries, a few at a time."""
+        """Delete old entries, a few at a time, and the positions of meters that are no more."""
         now_s = self._world.now_s()
         if now_s < self._forget_at_s:
             return
-        before_ms = round((now_s - max(self._orders.keep_s, _SHORTEST_KEEP_S)) * 1000)
+        before_ms = round((now_s - self._keep_s) * 1000)
         with books.ledger.transaction():
+            if self._reader:
+                books.ledger.keep_reader(self._reader, round(now_s * 1000), round((now_s - _READER_GONE_S) * 1000))
             forgotten = books.ledger.forget_requests(before_ms, _FORGET_AT_ONCE)
         if forgotten < _FORGET_AT_ONCE:
             self._forget_at_s = now_s + 60
@@ -248,7 +279,9 @@ class Meter:
     def _rotate(self) -> None:
         try:
             self._follower.drop_old(_ASIDE_KEPT)
-            self._follower.set_aside(self._orders.rotate_bytes, round(self._world.now_s() * 1000))
+            self._follower.drop_ended(ENDED)
+            only = str(self._orders.access_log) if self._orders.services else None  # a copy is as long as its engine makes it
+            self._follower.set_aside(self._orders.rotate_bytes, round(self._world.now_s() * 1000), only)
             # A gateway that does not run begins a new log when it starts; until then nothing is written.
             lost = self._follower.missing(str(self._orders.access_log)) and not self._world.reopen_logs(self._orders.admin_socket)
         except (KivaError, OSError) as error:
@@ -317,14 +350,20 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _alone(orders: Path) -> int:
+def _alone(path: Path, orders: Orders) -> int:
     """Hold the lock that keeps a second meter away; the system lets go of it when the process ends, however it does."""
-    descriptor = os.open(orders.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Beside what it reads, for the orders may lie where nobody may write; the first meter of a new pod makes its folders.
+        orders.usage_folder.mkdir(parents=True, exist_ok=True)
+        orders.quota.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(orders.usage_folder / "meter.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise PreconditionError(f"the meter cannot write into {error.filename}: {error.strerror}", "kivactl status") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise PreconditionError(f"another meter works on {orders}", "kivactl status") from None
+        raise PreconditionError(f"another meter works on {path}", "kivactl status") from None
     return descriptor
 
 

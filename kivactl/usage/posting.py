@@ -70,7 +70,7 @@ def batch_of(pieces: Iterable[Piece], access_log: str) -> Batch:
     return batch
 
 
-def post(ledger: Ledger, batch: Batch, accounts: Mapping[str, Account], averages: StreamAverages) -> list[Change]:
+def post(ledger: Ledger, batch: Batch, accounts: Mapping[str, Account], averages: StreamAverages, too_old_ms: int | None = None) -> list[Change]:
     """Enter a batch, within the caller's transaction.
 
     Args:
@@ -78,6 +78,8 @@ def post(ledger: Ledger, batch: Batch, accounts: Mapping[str, Account], averages
         batch: What was read.
         accounts: The tenants, for their cost centres.
         averages: For estimates; learns from the batch.
+        too_old_ms: When a count that no entry is known for is of a request long forgotten, for it ended earlier: milliseconds since
+            1970 UTC. A gateway's new pod fetches again what the engines still have.
 
     Returns:
         The entries that changed.
@@ -91,9 +93,11 @@ def post(ledger: Ledger, batch: Batch, accounts: Mapping[str, Account], averages
     days: dict[DayKey, Sums] = {}
     learned: dict[str, tuple[int, int]] = {}
     for request_id in request_ids:
-        old, access = known.get(request_id), batch.accesses.get(request_id)
+        old, access, count = known.get(request_id), batch.accesses.get(request_id), batch.counts.get(request_id)
+        if old is None and access is None and count is not None and too_old_ms is not None and count.at_ms < too_old_ms:
+            continue
         account = accounts.get(access.tenant) if access is not None and access.tenant else None
-        new = joined(old, access, batch.counts.get(request_id), account.cost_centre if account else None, averages)
+        new = joined(old, access, count, account.cost_centre if account else None, averages)
         if new is old:
             continue
         changes.append((old, new))

@@ -9,7 +9,7 @@ import pytest
 from kivactl.errors import NotReadyError, PreconditionError, UsageError
 from kivactl.flows import certs
 from kivactl.flows.certs import apply_certificate, due, plan_certificate, shown
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Verb
 from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Platform

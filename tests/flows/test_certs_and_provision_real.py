@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from kivactl.flows.certs import apply_certificate, due, plan_certificate, shown
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.provision import apply_provision, plan_provision, provisioned
 from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Platform

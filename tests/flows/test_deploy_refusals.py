@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kivactl.errors import KivaError, PreconditionError
-from kivactl.flows import deploy
-from kivactl.flows.deploy import Deployment, apply_deploy, plan_deploy
+from kivactl.flows.deploy import apply_deploy, local, plan_deploy
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Verb
 from kivactl.spec.load import load, paths
 from kivactl.stack.layout import Layout
@@ -61,7 +61,7 @@ def site(tmp_path, monkeypatch):
     layout.signing_key.parent.mkdir(parents=True)
     key = ec.generate_private_key(ec.SECP256R1())
     layout.signing_key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    monkeypatch.setattr(deploy, "provisioned", lambda *_: True)
+    monkeypatch.setattr(local, "provisioned", lambda *_: True)
     return site
 
 
@@ -84,7 +84,7 @@ def test_the_plan_of_a_first_deploy(site):
 
 
 def test_a_machine_that_is_not_provisioned(site, monkeypatch):
-    monkeypatch.setattr(deploy, "provisioned", lambda *_: False)
+    monkeypatch.setattr(local, "provisioned", lambda *_: False)
     assert refused(site).hint == "kivactl provision"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from kivactl.errors import PreconditionError
 from kivactl.flows import health
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.runbooks.actions import health as probes
 from kivactl.runbooks.record import State
 from kivactl.spec.load import Loaded

@@ -10,7 +10,7 @@ import pytest
 
 from kivactl.errors import CheckError
 from kivactl.flows import reclaim
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.reclaim import Kind, keep_reserve, make_room, removable, reserve_of
 from kivactl.plan import Status
 from kivactl.spec.load import Loaded

@@ -9,7 +9,7 @@ import pytest
 
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.flows import maintenance, scaling
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Change, Outcome, Plan, Status, Verb
 from kivactl.spec.load import load
 from kivactl.stack.layout import Layout

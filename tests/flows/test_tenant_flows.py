@@ -8,7 +8,7 @@ import pytest
 
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.flows import tokens
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.tenants import Used, account, accounts, used_of
 from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Platform

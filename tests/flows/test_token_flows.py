@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.flows import rotation, tokens
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.rotation import apply_rotation, plan_rotation
 from kivactl.flows.tokens import Chosen, State, apply_revoke, listing, plan_revoke
 from kivactl.journal import read

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.flows import tokens, trust
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.actions.trust import ACTIONS, PROBES, ChoiceParams, RotateParams
 from kivactl.spec.load import Loaded

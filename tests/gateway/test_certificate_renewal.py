@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kivactl.flows.certs import apply_certificate, shown
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Status
 from kivactl.spec.load import Loaded
 from kivactl.stack.certificates import authority_for, new_key

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kivactl.flows import rotation, tokens
-from kivactl.flows.deploy import Deployment, endpoint_for
+from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.spec.load import Loaded
 from kivactl.targets import publication
 from kivactl.targets.register import read_register, write_register

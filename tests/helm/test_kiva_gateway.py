@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 from gateway_specs import JWKS, everything, platform
-from helm.charts import CHARTS, Refused, kinds, notes, render, run_helm, shape_values, the
+from helm.charts import CHARTS, KUBERNETES, Refused, kinds, notes, render, run_helm, shape_values, the
+from helm.policies import faults_of
+from helm.schemas import schema_faults
 
+from kivactl.spec.platform import Platform
 from kivactl.stack.gateway.clusters import Service
 from kivactl.stack.gateway.listener import LIVE, READY
+from kivactl.stack.gateway.routes import routes_for
 from kivactl.stack.kubernetes.gateway_files import LEDGER_FOLDER, METER_ORDERS, POD_FILES, USAGE_FOLDER, gateway_command_for, pod_files_for
+from kivactl.stack.kubernetes.gateway_values import gateway_values_for
 
 CHART, NAME = "kiva-gateway", "kiva-gateway"
 
@@ -335,3 +340,50 @@ def test_an_image_by_tag_is_for_those_who_ask_for_it():
 )
 def test_the_notes_say_what_comes_next(shape, said):
     assert said in notes(CHART, shape_values(CHART, shape), NAME)
+
+
+def on_cluster(**values: Any) -> Platform:
+    digest = "@sha256:" + "0123456789abcdef" * 4
+    images = {name: f"registry.example.org/kiva/{name}{digest}" for name in ("engine", "gateway", "tools")}
+    cluster = {"context": "prod", "images": images, "storage": {"size": "20GiB"}, **values.pop("cluster", {})}
+    model = {"name": "qwen", "source": "Qwen/Qwen2.5-7B-Instruct", "revision": "989aa7980e4cf806f80c7fef2b1adb7bc71aa306"}
+    return Platform.model_validate({"name": "kiva", "target": "kubernetes", "kubernetes": cluster, "models": [model], **values})
+
+
+def on_postgresql(*, cluster: Json, **values: Any) -> Json:
+    return {"usage": {"ledger": "postgresql://kiva@db.example.org/usage"}, "cluster": {"ledger_secret": "ledger", **cluster}, **values}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"cluster": {"gateway": {"replicas": 1}}},
+        on_postgresql(cluster={"gateway": {"expose": "load-balancer", "allowed": ["10.0.0.0/8"]}}),
+        on_postgresql(cluster={"gateway": {"expose": "gateway-api", "class_name": "infra/public", "host": "llm.example.org"}}),
+        on_postgresql(cluster={"gateway": {"certificate": "cluster-issuer:ca"}}, gateway={"tls": {"names": ["10.0.0.1"]}}),
+        on_postgresql(cluster={"secrets": "external:vault", "gateway": {"certificate": "secret:tls"}}),
+        on_postgresql(cluster={}, gateway={"port": 443, "request_timeout": "5s", "wait": "1s"}),
+    ],
+)
+def test_what_kivactl_computes_is_what_the_chart_takes(values):
+    spec = on_cluster(**values)
+    computed = gateway_values_for(spec, jwks=JWKS, revoked=["a"])
+    manifests = render(CHART, computed, NAME)
+    assert faults_of(manifests) == []
+    assert [fault for manifest in manifests for fault in schema_faults(manifest, KUBERNETES[0])] == []
+    shown = {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
+    assert json.loads(shown[f"{NAME}-routes"]["routes.json"]) == routes_for(spec)
+    assert json.loads(shown[f"{NAME}-meter"]["services.json"]) == ["kiva-qwen-all.kiva.svc.cluster.local:8000"]
+    listener = json.loads(shown[f"{NAME}-listeners"]["listeners.json"])["resources"][0]
+    assert container(manifests, "envoy")["ports"][0]["containerPort"] == listener["address"]["socket_address"]["port_value"]
+
+
+def test_the_gateway_may_connect_to_what_its_configuration_names():
+    issuer = {"issuer": "https://sso.example.org", "audience": "kiva", "jwks": "https://10.0.0.7:8443/keys"}
+    spec = on_cluster(**on_postgresql(cluster={}, gateway={"issuers": [issuer], "tracing": {"otlp": "http://collector:4318"}}))
+    _, _, *others = the(render(CHART, gateway_values_for(spec, jwks=JWKS), NAME), "NetworkPolicy")["spec"]["egress"]
+    assert others == [
+        {"ports": [{"protocol": "TCP", "port": 8443}], "to": [{"ipBlock": {"cidr": "10.0.0.7/32"}}]},
+        {"ports": [{"protocol": "TCP", "port": 4318}]},
+        {"ports": [{"protocol": "TCP", "port": 5432}]},
+    ]

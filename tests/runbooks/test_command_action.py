@@ -9,7 +9,7 @@ import pytest
 from own_runbooks import SPEC, faults_in, spec, written
 
 from kivactl.errors import PreconditionError, ToolError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.runbooks.actions import ACTIONS, PROBES
 from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.binding import bind_file

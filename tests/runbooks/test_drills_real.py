@@ -15,7 +15,7 @@ import pytest
 from light_platform import Light, interpreter
 
 from kivactl import root
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.runbooks import observation
 from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.binding import bind

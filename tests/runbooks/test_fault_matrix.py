@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kivactl import root
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import Outcome, Status
 from kivactl.runbooks import engine, runs
 from kivactl.runbooks.actions import ACTIONS

@@ -17,7 +17,7 @@ from kivactl.cli.site import deployment_of
 
 if TYPE_CHECKING:
     from kivactl.flows.backup.showing import Listed, Listing, Shown
-    from kivactl.flows.deploy import Deployment
+    from kivactl.flows.deployment import Deployment
     from kivactl.flows.restore.manifest import Manifest
 
 app = group("List, show and verify the backups. A new one: kivactl runbook backup")

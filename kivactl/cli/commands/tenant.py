@@ -14,7 +14,7 @@ from kivactl.cli.site import deployment_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kivactl.flows.deploy import Deployment
+    from kivactl.flows.deployment import Deployment
     from kivactl.flows.tenants import Account, Used
 
 app = group("Show the tenants: what they may, what they have used.")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from kivactl.errors import PreconditionError, told
 from kivactl.flows.backup.stage import build_stage, size_of, stage_of
 from kivactl.flows.backup.store import NoPassphrase, folder_of, made_passphrase, open_store, repository_of
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.restore.fetching import OURS, VERIFIED
 from kivactl.flows.restore.manifest import FORMAT
 from kivactl.plan import Outcome, Status

@@ -14,7 +14,7 @@ from typing import Any
 
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.flows.backup.store import REPOSITORY_VARIABLE, folder_of, open_store, open_store_by_name, repository_of
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.restore.fetching import OURS, VERIFIED, choose, format_of, missing, platform_of
 from kivactl.flows.restore.manifest import FILE, Manifest, parse_manifest
 from kivactl.flows.restore.places import verified_of

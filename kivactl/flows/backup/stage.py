@@ -17,7 +17,7 @@ from typing import Any
 
 from kivactl import __version__
 from kivactl.errors import PreconditionError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.restore.manifest import FILE, FORMAT
 from kivactl.spec.load import Loaded, resolved
 from kivactl.stack.layout import Layout

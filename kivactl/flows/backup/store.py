@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from kivactl.errors import PreconditionError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.reclaim import backup_cache_of
 from kivactl.spec.load import resolved
 from kivactl.stack.secret import Secret

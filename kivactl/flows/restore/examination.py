@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kivactl.errors import CheckError, KivaError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.restore.manifest import Manifest, faults_of_files, read_manifest
 from kivactl.plan import Outcome, Status
 from kivactl.spec.load import load

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kivactl.errors import NotReadyError, PreconditionError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.restore.places import KEPT
 from kivactl.plan import Outcome, Status
 from kivactl.stack.layout import Layout

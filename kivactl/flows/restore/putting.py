@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kivactl import journal
 from kivactl.errors import KivaError, PreconditionError, told
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.restore.building import build_state, copy_file, keep_logs, whole_or_gone
 from kivactl.flows.restore.exchange import before_of, give_up, go_back, note_before, place, prepare, read_exchange, settle, unsettled
 from kivactl.flows.restore.losing import lost_of

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from kivactl.errors import CheckError, PreconditionError
-from kivactl.flows.deploy import Deployment, apply_deploy, plan_deploy
+from kivactl.flows.deploy import apply_deploy, plan_deploy
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.restore.building import build_state
 from kivactl.flows.restore.manifest import Manifest, read_manifest
 from kivactl.flows.restore.places import trial_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kivactl.errors import PreconditionError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.runbooks import chain
 from kivactl.runbooks.bound import Bound
 from kivactl.runbooks.evidence import manifest as manifests

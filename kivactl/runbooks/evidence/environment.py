@@ -19,7 +19,7 @@ from typing import Any
 
 from kivactl import __version__
 from kivactl.errors import KivaError
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.runbooks.record import Record
 from kivactl.spec.platform import Model
 from kivactl.stack.redaction import redacted

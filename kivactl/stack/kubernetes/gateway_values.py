@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kivactl.spec.kubernetes import Kubernetes
 from kivactl.spec.platform import Model, Platform
 from kivactl.stack.gateway.clusters import Service
 from kivactl.stack.kubernetes.gateway_files import LEDGER_FOLDER, POD_FILES, USAGE_FOLDER, gateway_command_for, pod_files_for
 from kivactl.stack.kubernetes.names import ENGINE_PORT, all_replicas_host, cluster_of, gateway_names, service_host, tls_secret
-from kivactl.stack.kubernetes.parts import cores, placement_for, quantity, scrape_annotations, store_of
+from kivactl.stack.kubernetes.parts import cores, egress_to, placement_for, quantity, scrape_annotations, store_of
 from kivactl.stack.metering import orders_for
 from kivactl.stack.monitoring import GATEWAY_METRICS
 
@@ -24,6 +25,7 @@ SERVICES = Path("/etc/kiva/meter/services.json")
 
 _LONGEST_DRAIN_S = 3600
 _LEDGER_SIZE = "5Gi"
+_POSTGRESQL_PORT = 5432
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,24 @@ def gateway_values_for(platform: Platform, *, jwks: Mapping[str, Any], revoked: 
         "resources": {"cpu": cores(entrance.resources.cpu), "memory": quantity(entrance.resources.memory)},
         "placement": placement_for(cluster.nodes.get(cluster.gateway_nodes or ""), spread="kubernetes.io/hostname"),
         "disruptionBudget": {"enabled": True, "maxUnavailable": 1},
-        "networkPolicy": {"enabled": cluster.network_policies, "monitoringNamespace": cluster.monitoring.namespace or ""},
+        "networkPolicy": {
+            "enabled": cluster.network_policies,
+            "monitoringNamespace": cluster.monitoring.namespace or "",
+            "egress": egress_to(_reached(platform)),
+        },
         "autoscaling": {"enabled": False, "min": entrance.replicas, "max": entrance.replicas, "cpu": 70},
         "labels": {},
         "annotations": scrape_annotations(cluster, gateway.metrics_port, GATEWAY_METRICS),
     }
+
+
+def _reached(platform: Platform) -> list[str]:
+    """URLs of what a gateway's pod connects to besides engines: identity providers, the collector of traces, the ledger."""
+    gateway, ledger = platform.gateway, urlsplit(platform.usage.ledger)
+    keys = [issuer.jwks for issuer in gateway.issuers if urlsplit(issuer.jwks).scheme in {"http", "https"}]
+    traces = [gateway.tracing.otlp] if gateway.tracing else []
+    server = f"{ledger.scheme}://{ledger.netloc}{'' if ledger.port else f':{_POSTGRESQL_PORT}'}"
+    return [*keys, *traces, *([server] if ledger.netloc else [])]
 
 
 def services_for(platform: Platform) -> dict[str, Service]:

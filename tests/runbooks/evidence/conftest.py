@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kivactl.flows.deploy import Deployment
+from kivactl.flows.deployment import Deployment
 from kivactl.plan import digest
 from kivactl.runbooks import evidence, runs
 from kivactl.runbooks.binding import bind

@@ -1,151 +1,65 @@
-"""`deploy`: from the spec to a running platform, verified by a token generated through the gateway."""
+"""Deploying on this machine: models made ready, its memory, cores and GPUs shared out, the processes rolled out, a token generated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kivactl.errors import PreconditionError
+from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.provision import provisioned
-from kivactl.journal import Journal, run_name
 from kivactl.plan import Change, Difference, Outcome, Plan, Status, Verb, digest
-from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Model, Platform
 from kivactl.spec.quantities import format_bytes
 from kivactl.stack import sizing, tokens
-from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.engine import Share, replica_name
 from kivactl.stack.gateway.bootstrap import validation_for
 from kivactl.stack.layout import Layout
 from kivactl.stack.metering import OPERATOR
-from kivactl.targets.desired import Desired, Weights, desired_for, endpoint_url, file_hashes, gateway_files
-from kivactl.targets.lock import held
+from kivactl.targets.desired import Desired, Weights, desired_for, file_hashes, gateway_files
 from kivactl.targets.publication import contents, keys_of, publish, unpublished
 from kivactl.targets.release import read_release
 from kivactl.targets.routing import counts, read_shares, with_shares, write_shares
 from kivactl.targets.status import GATEWAY, METER
-from kivactl.targets.target import Target, open_target
 from kivactl.tools import envoy, machine
-from kivactl.tools.clock import Clock
 from kivactl.tools.machine import Machine
 from kivactl.tools.models import ModelStore, Prepared
 
-PROBE = "kivactl-probe"
-"""Name of the short-lived tokens that kivactl makes for itself."""
 
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """One platform to deploy.
-
-    Attributes:
-        loaded: The spec as read.
-        layout: Where its files lie.
-        reload: Reads the spec again, to notice that it changed meanwhile.
-        clock: Time.
-    """
-
-    loaded: Loaded
-    layout: Layout
-    reload: Callable[[], Loaded]
-    clock: Clock = field(default_factory=Clock)
-
-    @property
-    def platform(self) -> Platform:
-        return self.loaded.platform
-
-    @property
-    def endpoint(self) -> str:
-        """Base URL for clients."""
-        return endpoint_url(self.platform)
-
-    @property
-    def target(self) -> Target:
-        return open_target(self.platform.target, self.layout, self.clock)
-
-
-def plan_deploy(deployment: Deployment) -> Plan:
+def plan(deployment: Deployment, title: str) -> Plan:
     """What a deploy would change; reads only.
 
     Raises:
         PreconditionError: The machine is not provisioned, the port is taken, or the memory does not suffice.
     """
     platform = deployment.platform
-    title = f"deploy {platform.name} on {platform.target}"
     if not provisioned(deployment.layout, platform):
         raise PreconditionError(f"this machine is not provisioned for '{platform.name}'", "kivactl provision")
     prepared = _prepared(deployment)
     missing = [model for model in platform.models if model.name not in prepared]
     if missing:
-        plan = _plan_before_preparation(title, missing, platform, deployment.layout)
+        found = _plan_before_preparation(title, missing, platform, deployment.layout)
         _refuse_taken_port(deployment)
     else:
         facts = machine.facts()
         sized = _sizing(deployment, prepared, facts)
-        plan = _with_unpublished(deployment.target.plan(_desired(deployment, prepared, facts, sized), title), deployment)
-        if not plan.empty:
+        found = _with_unpublished(deployment.target.plan(_desired(deployment, prepared, facts, sized), title), deployment)
+        if not found.empty:
             _refuse_taken_port(deployment)
             _refuse_what_cannot_fit(deployment, facts, sized)
     held = read_shares(deployment.layout)
-    return replace(plan, notes=(*plan.notes, *_notes_on(held, platform)), basis=digest([plan.basis, deployment.loaded.digest, held]))
+    return replace(found, notes=(*found.notes, *_notes_on(held, platform)), basis=digest([found.basis, held]))
 
 
-def apply_deploy(deployment: Deployment, plan: Plan) -> Iterator[Outcome]:
-    """Do what the plan says.
+def steps(deployment: Deployment) -> Iterator[Outcome]:
+    """Do it, under the platform's lock.
 
     Raises:
-        PreconditionError: Another command holds the lock, or spec or platform changed since the plan was made.
         ToolError: A process dies at its start.
         NotReadyError: Something did not become ready in time.
     """
-    layout = deployment.layout
-    with held(layout.lock, "deploy"):
-        if deployment.reload().digest != deployment.loaded.digest:
-            raise PreconditionError("the spec changed since the plan was made", "kivactl deploy")
-        if plan_deploy(deployment).basis != plan.basis:
-            raise PreconditionError("the platform changed since the plan was made", "kivactl deploy")
-        journal = Journal(layout.journal, run_name("deploy"), {"plan": plan.as_dict(), "spec": deployment.loaded.digest})
-        with journal:
-            yield from journal.record(_steps(deployment))
-
-
-def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = None, lifetime: timedelta = timedelta(hours=1), name: str = PROBE) -> Endpoint:
-    """The platform's address with a new token for one of its tenants.
-
-    The token is not in the register: nobody keeps it, and it lives for `register.OWN_TOKENS_LIVE` at most.
-
-    Args:
-        platform: The spec.
-        layout: Where the signing key lies.
-        tenant: A tenant of the spec, or the operator; the spec's first one when absent.
-        lifetime: How long the token is valid.
-        name: What the token is for.
-
-    Raises:
-        PreconditionError: There is no signing key yet.
-    """
-    import secrets
-
-    try:
-        key = layout.signing_key.read_bytes()
-    except FileNotFoundError:
-        raise PreconditionError(f"this machine is not provisioned for '{platform.name}'", "kivactl provision") from None
-    token = tokens.issue(
-        key,
-        platform=platform.name,
-        tenant=tenant or platform.gateway.tenants[0].name,
-        name=name,
-        token_id=secrets.token_hex(8),
-        issued_at=datetime.now(UTC),
-        lifetime=lifetime,
-    )
-    ca = layout.ca_certificate if platform.gateway.tls.certificate is None else None
-    return Endpoint(endpoint_url(platform), token, ca, platform.models[0].name)
-
-
-def _steps(deployment: Deployment) -> Iterator[Outcome]:
     store = ModelStore(deployment.layout.cache)
     for model in deployment.platform.models:
         yield from store.prepare(model, deployment.loaded.folder)
