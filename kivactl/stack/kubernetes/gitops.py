@@ -31,7 +31,7 @@ class Source:
         revision: Its branch or tag.
         path: The rendered folder in it; empty when that is its root.
         charts: `oci://...` where the charts lie by name; those beside the values when empty.
-        secret: Flux' Secret for the repository; none when empty.
+        secret: Flux' Secret for repository and registry; none when empty.
         destination: The cluster as Argo CD knows it: a URL or a name.
     """
 
@@ -158,6 +158,7 @@ def flux_for(environment: Environment, source: Source) -> dict[str, Json]:
                 "url": f"{source.charts}/{chart}",
                 "layerSelector": {"mediaType": "application/vnd.cncf.helm.chart.content.v1.tar+gzip", "operation": "copy"},
                 "ref": {"tag": environment.versions[chart]},
+                **credentials,
             }
             files[f"releases/chart-{chart}.yaml"] = _flux("source.toolkit.fluxcd.io/v1", "OCIRepository", environment.object_name(chart), spec)
     for release in environment.releases:
@@ -193,7 +194,8 @@ def umbrella_for(environment: Environment, source: Source) -> Json:
         "platform": environment.platform,
         "environment": environment.name,
         "charts": {"repository": source.charts or source.repository, **({} if source.charts else _git_charts(source))},
-        "destination": {"namespace": environment.namespace, "cluster": source.destination},
+        "destination": {"namespace": environment.namespace, "cluster": source.destination, "podSecurity": environment.pod_security},
+        "flux": {"secret": source.secret},
         "releases": [
             {
                 "name": release.name,
