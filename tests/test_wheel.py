@@ -1,4 +1,4 @@
-"""A built wheel works outside the checkout: playbooks, runbooks and load tests travel in it."""
+"""A built wheel works outside the checkout: playbooks, runbooks, load tests and charts travel in it."""
 
 import os
 import sys
@@ -31,7 +31,11 @@ def run(installed, folder, *words):
 
 def test_the_content_folders_travel_in_the_wheel(installed, tmp_path):
     done = process.run(
-        [sys.executable, "-c", "from kivactl import root; print(root.PACKAGE); [print(root.content(name)) for name in ('playbooks', 'runbooks', 'loadtests')]"],
+        [
+            sys.executable,
+            "-c",
+            "from kivactl import root; print(root.PACKAGE); [print(root.content(name)) for name in ('playbooks', 'runbooks', 'loadtests', 'helm')]",
+        ],
         cwd=tmp_path,
         env={"PYTHONPATH": str(installed)},
     )

@@ -59,6 +59,7 @@
     "HF_HUB_DISABLE_TELEMETRY" "1"
     "DO_NOT_TRACK" "1"
     "VLLM_NO_USAGE_STATS" "1"
+    "VLLM_SKIP_MODEL_NAME_VALIDATION" "1"
     "VLLM_LOGGING_COLOR" "0" -}}
 {{- /* First, because others may refer to it. */ -}}
 - name: KIVA_REPLICA
