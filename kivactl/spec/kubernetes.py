@@ -61,7 +61,9 @@ Certificate = Annotated[
     str, *_form(rf"own|(?:cert-manager|cluster-issuer|secret):{_SUBDOMAIN}", "own, cert-manager:ISSUER, cluster-issuer:ISSUER or secret:NAME")
 ]
 SecretStore = Annotated[str, *_form(rf"kubernetes|(?:external|cluster-external):{_SUBDOMAIN}", "kubernetes, external:STORE or cluster-external:STORE")]
-GatewayClass = Annotated[str, *_form(rf"{_QUALIFIED}", "an IngressClass, the Gateway as NAMESPACE/NAME, or a load balancer's class")]
+GatewayClass = Annotated[
+    str, *_form(rf"{_QUALIFIED}|{_LABEL}/{_LABEL}/{_LABEL}", "an IngressClass, the Gateway as NAMESPACE/NAME(/LISTENER), or a load balancer's class")
+]
 Network = Annotated[str, AfterValidator(_network)]
 Cpus = Annotated[float, Field(strict=True), AfterValidator(_above_zero), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
 """CPU cores; 0.5 is half of one."""
@@ -91,7 +93,7 @@ class PodResources(Strict):
 class Entrance(Strict):
     """How the gateway is reached. It ends TLS itself in every case."""
 
-    replicas: int = Field(default=2, strict=True, ge=1, le=64, description="Pods of the gateway.")
+    replicas: int = Field(default=1, strict=True, ge=1, le=64, description="Pods of the gateway; more than one needs a PostgreSQL ledger (`usage.ledger`).")
     expose: Literal["load-balancer", "cluster-ip", "node-port", "ingress", "gateway-api"] = Field(
         default="cluster-ip", description="What leads to it; from inside the cluster only unless you open it."
     )
@@ -99,7 +101,7 @@ class Entrance(Strict):
     class_name: GatewayClass | None = Field(
         default=None, description="IngressClass, the Gateway as `NAMESPACE/NAME`, or the load balancer's class; the cluster's default when absent."
     )
-    allowed: tuple[Network, ...] = Field(default=(), description="Networks that may reach it; everyone when empty.")
+    allowed: tuple[Network, ...] = Field(default=(), description="Networks that may reach it; everyone when empty. Not with ingress and gateway-api.")
     annotations: dict[LabelKey, str] = Field(default_factory=dict, description="Annotations of its Service, Ingress or route.")
     certificate: Certificate = Field(
         default="own",
@@ -114,6 +116,9 @@ class Entrance(Strict):
             raise ValueError(msg)
         if self.expose == "gateway-api" and "/" not in (self.class_name or ""):
             msg = "`expose: gateway-api` needs `class_name: NAMESPACE/NAME`, the Gateway that its route belongs to"
+            raise ValueError(msg)
+        if self.expose in {"ingress", "gateway-api"} and self.allowed:
+            msg = f"`allowed` cannot be kept with `expose: {self.expose}`, behind which the gateway does not see where clients are: restrict them there"
             raise ValueError(msg)
         return self
 

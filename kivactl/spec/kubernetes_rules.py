@@ -24,6 +24,16 @@ def check(platform: Platform) -> None:
     if platform.usage.ledger != "sqlite" and kubernetes.ledger_secret is None:
         msg = "a PostgreSQL ledger needs `kubernetes.ledger_secret`, a Secret whose key `password` is its password"
         raise ValueError(msg)
+    if platform.usage.ledger == "sqlite" and kubernetes.gateway.replicas > 1:
+        msg = (
+            f"{kubernetes.gateway.replicas} gateways cannot share a ledger in a file: "
+            "set `usage.ledger` to postgresql://USER@HOST/DATABASE, or `kubernetes.gateway.replicas: 1`"
+        )
+        raise ValueError(msg)
+    for issuer in platform.gateway.issuers:
+        if issuer.ca is not None or not issuer.jwks.startswith(("http://", "https://")):
+            msg = f"the issuer {issuer.issuer} names a file, which pods do not have: `jwks` must be a URL whose certificate everyone trusts"
+            raise ValueError(msg)
     for model in platform.models:
         _check_version(model, kubernetes)
         _check_pods(model, kubernetes)

@@ -205,14 +205,15 @@ service_levels:
   #pull_secrets: []
   # How the gateway is reached. It ends TLS itself in every case.
   #gateway:
-    #replicas: 2
+    # Its pods; more than one need a PostgreSQL ledger (usage.ledger).
+    #replicas: 1
     # cluster-ip (from inside only), load-balancer, node-port, ingress or gateway-api.
     #expose: cluster-ip
     # DNS name under which clients reach it; needed for ingress and gateway-api.
     #host: llm.example.org
-    # IngressClass, the Gateway as NAMESPACE/NAME, or the load balancer's class; the cluster's default when absent.
+    # IngressClass, the Gateway as NAMESPACE/NAME(/LISTENER), or the load balancer's class; the cluster's default when absent.
     #class_name: nginx
-    # Networks that may reach it; everyone when empty.
+    # Networks that may reach it; everyone when empty. Not with ingress and gateway-api.
     #allowed: []
     # Annotations of its Service, Ingress or route.
     #annotations: {{}}

@@ -42,6 +42,8 @@ def test_a_cluster_does_not_concern_a_platform_on_this_machine():
         ({"gateway": {"allowed": ["10.0.0.1/8"]}}, "must be a network such as 10.0.0.0/8, without bits of a host"),
         ({"gateway": {"certificate": "cert-manager:"}}, "must be own, cert-manager:ISSUER, cluster-issuer:ISSUER or secret:NAME"),
         ({"gateway": {"resources": {"cpu": 0}}}, "must be more than 0"),
+        ({"gateway": {"expose": "ingress", "host": "a.b", "allowed": ["10.0.0.0/8"]}}, "`allowed` cannot be kept with `expose: ingress`"),
+        ({"gateway": {"class_name": "a/b/c/d"}}, "must be an IngressClass, the Gateway as NAMESPACE/NAME(/LISTENER), or"),
         ({"gateway_nodes": "system"}, "`gateway_nodes` names the nodes 'system', but `kubernetes.nodes` names none"),
         ({"gateway_nodes": "system", "nodes": {"gpu": {}}}, "`gateway_nodes` names the nodes 'system', which are none of: gpu"),
         ({"images": BY_TAG}, f"images.engine must be named by digest: '{BY_TAG['engine']}' lacks @sha256:"),
@@ -100,6 +102,20 @@ def test_a_ledger_on_a_server_needs_its_password():
     assert platform_on_cluster(usage=usage, cluster_values={"ledger_secret": "ledger"}).usage.ledger == usage["ledger"]
 
 
+def test_several_gateways_need_a_ledger_that_they_can_share():
+    several = {"gateway": {"replicas": 2}, "ledger_secret": "ledger"}
+    with pytest.raises(ValidationError, match="2 gateways cannot share a ledger in a file"):
+        platform_on_cluster(cluster_values=several)
+    assert platform_on_cluster(cluster_values=several, usage={"ledger": "postgresql://kiva@db.example/usage"}).kubernetes is not None
+
+
+@pytest.mark.parametrize("files", [{"jwks": "./keys.json"}, {"jwks": "https://sso.example/keys", "ca": "./ca.pem"}])
+def test_an_issuer_cannot_name_files_that_pods_do_not_have(files):
+    issuer = {"issuer": "https://sso.example", "audience": "kiva", **files}
+    with pytest.raises(ValidationError, match=r"the issuer https://sso\.example names a file, which pods do not have"):
+        platform_on_cluster(gateway={"issuers": [issuer]})
+
+
 @pytest.mark.parametrize(
     ("one", "values"),
     [
@@ -134,10 +150,10 @@ def test_the_kubeconfig_counts_from_the_specs_folder_and_an_overlay_may_change_t
     model_text = f"models:\n  - name: m\n    source: a/b\n    revision: {REVISION}\n"
     images = f"  images: {{engine: '{ENGINE}', gateway: '{GATEWAY}'}}\n"
     path.write_text(f"name: kiva\ntarget: kubernetes\n{model_text}kubernetes:\n  context: test\n  kubeconfig: ./kubeconfig\n{images}")
-    path.with_name("kiva.prod.yaml").write_text("kubernetes:\n  context: prod\n  gateway: {replicas: 3}\n")
+    path.with_name("kiva.prod.yaml").write_text("kubernetes:\n  context: prod\n  gateway: {host: a.b}\n")
     loaded = load(path, "prod").platform.kubernetes
     assert loaded is not None
-    assert (loaded.context, loaded.gateway.replicas, loaded.kubeconfig) == ("prod", 3, str(tmp_path / "kubeconfig"))
+    assert (loaded.context, loaded.gateway.host, loaded.kubeconfig) == ("prod", "a.b", str(tmp_path / "kubeconfig"))
 
 
 def test_faults_of_a_cluster_come_with_their_line_and_the_nearest_key(tmp_path):

@@ -67,6 +67,7 @@ def test_the_commented_cluster_shows_the_defaults():
 
 def test_the_commented_cluster_is_ready_for_use():
     text = uncommented(template()).replace("target: local", "target: kubernetes")
+    text = re.sub(r"(?m)^ *ca: .*$", "", text)  # a file of this machine, which pods do not have
     assert Platform.model_validate(plain(text)).target == "kubernetes"
 
 

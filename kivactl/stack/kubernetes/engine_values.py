@@ -25,6 +25,9 @@ Rollout = Literal["rolling", "in-turn", "recreate"]
 PYTHON = "python3"
 """The interpreter of our images."""
 
+_SERVE = ("-m", "vllm.entrypoints.cli.main", "serve")
+"""`vllm serve`: the module of engines that stand alone knows no workers, and would be an engine of its own. Source: vLLM 0.32."""
+
 UNKNOWN_BUDGET_S = 1800.0
 """Seconds until the first token for a model whose size nobody knows: what the rule of sizing gives 80 GiB on a GPU."""
 
@@ -147,7 +150,7 @@ def _worker_command(platform: Platform, model: Model) -> list[str]:
     """The argv of the other pods of a replica, which take part in the computing and listen to no client."""
     if model.kubernetes.pods_per_replica == 1:
         return []
-    return [PYTHON, *MODULE, *_arguments(platform, model), *_across_nodes(model, "$(LWS_WORKER_INDEX)"), "--headless"]
+    return [PYTHON, *_SERVE, *_arguments(platform, model), *_across_nodes(model, "$(LWS_WORKER_INDEX)"), "--headless"]
 
 
 def _arguments(platform: Platform, model: Model) -> Sequence[str]:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from kivactl.spec.kubernetes import Kubernetes
 from kivactl.spec.platform import Model, Platform
 from kivactl.stack.gateway.clusters import Service
-from kivactl.stack.kubernetes.gateway_files import LEDGER_FOLDER, POD_FILES, USAGE_FOLDER, gateway_command_for, pod_files_for
+from kivactl.stack.kubernetes.gateway_files import LEDGER_FOLDER, METER_ORDERS, POD_FILES, USAGE_FOLDER, gateway_command_for, pod_files_for
 from kivactl.stack.kubernetes.names import ENGINE_PORT, all_replicas_host, cluster_of, gateway_names, service_host, tls_secret
 from kivactl.stack.kubernetes.parts import cores, egress_to, placement_for, quantity, scrape_annotations, store_of
 from kivactl.stack.metering import orders_for
@@ -20,10 +20,8 @@ from kivactl.stack.monitoring import GATEWAY_METRICS
 
 Json = dict[str, Any]
 
-SERVICES = Path("/etc/kiva/meter/services.json")
-"""The list of whom to ask for what engines counted; the chart writes it from `usage.services`."""
-
 _LONGEST_DRAIN_S = 3600
+_WITH_CLASS = {"load-balancer", "ingress", "gateway-api"}
 _LEDGER_SIZE = "5Gi"
 _POSTGRESQL_PORT = 5432
 
@@ -59,20 +57,18 @@ def gateway_values_for(platform: Platform, *, jwks: Mapping[str, Any], revoked: 
         "command": list(gateway_command_for(platform, max(1, int(entrance.resources.cpu)))),
         "files": {name: _written(content) for name, content in pod_files_for(platform, services_for(platform), jwks, revoked).items()},
         "meter": {
-            "orders": _written(orders_for(platform, _PodPlaces())),
+            "orders": _written({**orders_for(platform, _PodPlaces()), "engines": engines_of(platform)}),
             "secret": cluster.ledger_secret or "" if platform.usage.ledger != "sqlite" else "",
             "stateClaim": {"create": platform.usage.ledger == "sqlite", "class": cluster.storage.class_name or "", "size": _LEDGER_SIZE},
         },
-        "usage": {
-            "command": ["python3", "-m", "kivactl.usage.fetch", "--services", str(SERVICES), "--into", str(USAGE_FOLDER)],
-            "services": [f"{all_replicas_host(platform, model.name)}:{ENGINE_PORT}" for model in platform.models],
-        },
-        "ports": {"https": gateway.port, "metrics": gateway.metrics_port},
+        # Whom it asks stands in the orders, so that a new model starts no gateway anew.
+        "usage": {"command": ["python3", "-m", "kivactl.usage.fetch", str(METER_ORDERS)]},
+        "ports": {"https": gateway.port, "metrics": gateway.metrics_port, "engines": ENGINE_PORT},
         "tls": _tls(platform, cluster),
         "expose": {
             "kind": entrance.expose,
             "host": entrance.host or "",
-            "class": entrance.class_name or "",
+            "class": entrance.class_name or "" if entrance.expose in _WITH_CLASS else "",
             "allowed": list(entrance.allowed),
             "annotations": dict(entrance.annotations),
         },
@@ -109,6 +105,11 @@ def most_replicas(model: Model) -> int:
     """How many replicas a model has at most."""
     scale = model.kubernetes.autoscale
     return model.replicas if scale is None else scale.max
+
+
+def engines_of(platform: Platform) -> list[str]:
+    """Names and ports behind which all replicas are found, ready or not, that have counted something."""
+    return [f"{all_replicas_host(platform, model.name)}:{ENGINE_PORT}" for model in platform.models]
 
 
 def _tls(platform: Platform, cluster: Kubernetes) -> Json:

@@ -11,6 +11,7 @@ from kivactl.spec.kubernetes import Kubernetes, NodePool
 
 Json = dict[str, Any]
 
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432}
 _UNITS = (("Ti", 2**40), ("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10))
 
 
@@ -45,7 +46,7 @@ def egress_to(urls: Iterable[str]) -> list[Json]:
     rules: list[Json] = []
     for url in urls:
         parts = urlsplit(url)
-        rule: Json = {"ports": [{"protocol": "TCP", "port": parts.port or (443 if parts.scheme == "https" else 80)}]}
+        rule: Json = {"ports": [{"protocol": "TCP", "port": parts.port or _PORTS[parts.scheme]}]}
         try:
             address = ipaddress.ip_address(parts.hostname or "")
             rule["to"] = [{"ipBlock": {"cidr": f"{address}/{address.max_prefixlen}"}}]

@@ -262,6 +262,7 @@ def test_a_replica_over_several_nodes():
     assert chart["multiNode"]["pods"] == 2
     assert (option(chart["command"], "--node-rank"), option(worker, "--node-rank")) == ("0", "$(LWS_WORKER_INDEX)")
     assert option(chart["command"], "--master-addr") == option(worker, "--master-addr") == "$(LWS_LEADER_ADDRESS)"
+    assert worker[:4] == ["python3", "-m", "vllm.entrypoints.cli.main", "serve"]
     assert "--headless" in worker
     assert "--headless" not in chart["command"]
     assert "--port" not in worker

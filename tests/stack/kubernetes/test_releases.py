@@ -82,7 +82,7 @@ class TestGateway:
         assert str(orders.quota) in chart["files"]["listeners.json"]
         assert str(orders.admin_socket) in chart["files"]["bootstrap.json"]
         assert orders.ledger == "sqlite:/var/kiva/ledger/ledger.db"
-        assert str(orders.usage_folder) in chart["usage"]["command"]
+        assert chart["usage"]["command"][-1] == "/etc/kiva/meter/meter.json"
 
     def test_a_ledger_on_a_server_needs_a_password_and_no_claim(self):
         meter = gateway(usage={"ledger": "postgresql://kiva@db.example/usage"}, cluster_values={"ledger_secret": "ledger"})["meter"]
@@ -90,14 +90,23 @@ class TestGateway:
         assert gateway(cluster_values={"ledger_secret": "ledger"})["meter"]["secret"] == ""
 
     def test_it_asks_all_replicas_what_they_counted(self):
-        assert gateway(model("a"), model("b"))["usage"]["services"] == ["kiva-a-all.kiva.svc.cluster.local:8000", "kiva-b-all.kiva.svc.cluster.local:8000"]
+        orders = json.loads(gateway(model("a"), model("b"))["meter"]["orders"])
+        assert orders["engines"] == ["kiva-a-all.kiva.svc.cluster.local:8000", "kiva-b-all.kiva.svc.cluster.local:8000"]
+
+    def test_it_reaches_providers_collector_and_ledger_outside_and_nothing_else(self):
+        issuer = {"issuer": "https://sso.example", "audience": "kiva", "jwks": "https://sso.example:8443/keys"}
+        spec = {"gateway": {"issuers": [issuer], "tracing": {"otlp": "http://10.0.0.9:4318"}}, "usage": {"ledger": "postgresql://kiva@db.example/usage"}}
+        egress = gateway(cluster_values={"ledger_secret": "ledger"}, **spec)["networkPolicy"]["egress"]
+        assert [rule["ports"][0]["port"] for rule in egress] == [8443, 4318, 5432]
+        assert egress[1]["to"] == [{"ipBlock": {"cidr": "10.0.0.9/32"}}]
+        assert gateway()["networkPolicy"]["egress"] == []
 
     def test_a_new_model_changes_files_only_and_restarts_no_gateway(self):
-        changing = {"files", "meter", "usage"}
+        changing = {"files", "meter"}
         one, two = gateway(model("a")), gateway(model("a"), model("b"))
         assert {k: v for k, v in one.items() if k not in changing} == {k: v for k, v in two.items() if k not in changing}
         assert one["files"]["bootstrap.json"] == two["files"]["bootstrap.json"]
-        assert one["usage"]["command"] == two["usage"]["command"]
+        assert {k: v for k, v in one["meter"].items() if k != "orders"} == {k: v for k, v in two["meter"].items() if k != "orders"}
 
     @pytest.mark.parametrize(
         ("certificate", "secrets", "secret", "issuer", "kind", "external"),
@@ -117,14 +126,17 @@ class TestGateway:
         assert tuple(tls["externalSecret"][key] for key in ("store", "storeKind", "key")) == external
 
     def test_how_it_is_reached(self):
-        entrance = {"expose": "ingress", "host": "llm.example.org", "class_name": "nginx", "allowed": ["10.0.0.0/8"], "annotations": {"a/b": "c"}}
+        entrance = {"expose": "ingress", "host": "llm.example.org", "class_name": "nginx", "annotations": {"a/b": "c"}}
         assert gateway(cluster_values={"gateway": entrance})["expose"] == {
             "kind": "ingress",
             "host": "llm.example.org",
             "class": "nginx",
-            "allowed": ["10.0.0.0/8"],
+            "allowed": [],
             "annotations": {"a/b": "c"},
         }
+
+    def test_a_class_counts_where_there_are_classes(self):
+        assert gateway(cluster_values={"gateway": {"expose": "node-port", "class_name": "nginx"}})["expose"]["class"] == ""
 
     @pytest.mark.parametrize(("timeout", "drain_s"), [("10m", 600), ("2h", 3600)])
     def test_it_ends_after_its_last_answer_or_an_hour(self, timeout, drain_s):
