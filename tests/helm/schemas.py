@@ -16,15 +16,19 @@ Json = dict[str, Any]
 
 CUSTOM = frozenset(
     {
+        ("argoproj.io/v1alpha1", "Application"),
         ("cert-manager.io/v1", "Certificate"),
         ("external-secrets.io/v1", "ExternalSecret"),
         ("gateway.networking.k8s.io/v1", "TLSRoute"),
         ("gateway.networking.k8s.io/v1alpha3", "TLSRoute"),
+        ("helm.toolkit.fluxcd.io/v2", "HelmRelease"),
         ("keda.sh/v1alpha1", "ScaledObject"),
         ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"),
         ("monitoring.coreos.com/v1", "PodMonitor"),
         ("monitoring.coreos.com/v1", "PrometheusRule"),
         ("monitoring.coreos.com/v1", "ServiceMonitor"),
+        ("source.toolkit.fluxcd.io/v1", "GitRepository"),
+        ("source.toolkit.fluxcd.io/v1", "OCIRepository"),
     }
 )
 """Custom resources that the charts may make: Kubernetes has no schema for them, only the pods in them are checked."""

@@ -165,6 +165,7 @@ def _model(platform: Platform, model: Model, found: Json, most: int) -> Json:
     return {
         "@type": type_url("config.cluster.v3.Cluster"),
         "name": cluster_name(model.name),
+        **_statistics(cluster_name(model.name)),
         **found,
         "metadata": {"filter_metadata": {"kiva": {"model": model.name}}},
         "connect_timeout": "2s",
@@ -286,11 +287,17 @@ def _by_url(name: str, url: str, ca: str | None) -> Json:
     return {**cluster, "transport_socket": {"name": "tls", "typed_config": context}}
 
 
+def _statistics(name: str) -> Json:
+    """What a cluster is called in statistics: Envoy ends a name at its first dot, and takes the rest for a part of the metric's name."""
+    return {"alt_stat_name": name.replace(".", "_")} if "." in name else {}
+
+
 def _socket(name: str, path: Path) -> Json:
     endpoint = {"address": {"pipe": {"path": str(path)}}}
     return {
         "@type": type_url("config.cluster.v3.Cluster"),
         "name": name,
+        **_statistics(name),
         "type": "STATIC",
         "connect_timeout": "2s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]},
