@@ -49,7 +49,7 @@ class Cluster:
         """
         raise NotImplementedError
 
-    def apply(self, manifest: Json, *, dry_run: bool = False, manager: str = MANAGER, force: bool = False) -> Json:
+    def apply(self, manifest: Json, *, dry_run: bool = False, manager: str = MANAGER, force: bool = False, warn: Callable[[str], None] | None = None) -> Json:
         """Bring an object to what a manifest says of it, by server-side apply.
 
         Args:
@@ -57,6 +57,7 @@ class Cluster:
             dry_run: Whether the server only says what would become of it, admission included.
             manager: Whose fields the manifest's are.
             force: Whether fields are taken from whoever set them.
+            warn: Gets what the server warns of, such as a Deployment whose pods Pod Security would refuse.
 
         Returns:
             The object as the server has it now (or would have it).
@@ -127,7 +128,7 @@ class Cluster:
         raise NotImplementedError
 
     def watch(
-        self, kind: str, selector: str = "", *, fields: str = "", namespace: str | None = None, version: str = "", pause_s: int = 5
+        self, kind: str, selector: str = "", *, fields: str = "", namespace: str | None = None, since: Listing | None = None, pause_s: int = 5
     ) -> Iterator[WatchEvent]:
         """What is there and how it changes, without end; whoever has seen enough closes the iterator.
 
@@ -138,7 +139,7 @@ class Cluster:
             selector: As for `list`.
             fields: As for `list`.
             namespace: As for `list`.
-            version: Tell changes since a `Listing`; everything that is there comes first when empty.
+            since: What the reader knows already, so that only changes of it are told; everything that is there comes first when absent.
             pause_s: Seconds without news after which `Synced` is told, so that the reader can look at its clock.
         """
         raise NotImplementedError

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from kivactl.stack.redaction import redacted
 
 Json = dict[str, Any]
 
@@ -131,6 +133,66 @@ class Permission:
 
     verb: str
     kind: str
-    namespace: str | None = field(default=None)
+    namespace: str | None = None
     subresource: str = ""
     name: str = ""
+
+
+def key_of(thing: Json) -> tuple[str, str]:
+    """Namespace and name of an object."""
+    metadata = thing.get("metadata") or {}
+    return str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
+
+
+def version_of(thing: Json) -> str:
+    """The version of an object, or of a listing; to be compared for equality only."""
+    return str((thing.get("metadata") or {}).get("resourceVersion") or "")
+
+
+def parse_event(thing: Json) -> Event:
+    """One event as stored, old style or new."""
+    subject = thing.get("involvedObject") or {}
+    series = thing.get("series") or {}
+    return Event(
+        kind=str(subject.get("kind") or ""),
+        name=str(subject.get("name") or ""),
+        warning=thing.get("type") != "Normal",
+        reason=str(thing.get("reason") or ""),
+        message=redacted(str(thing.get("message") or "").strip()),
+        count=int(series.get("count") or thing.get("count") or 1),
+        last_at=str(
+            series.get("lastObservedTime")
+            or thing.get("lastTimestamp")
+            or thing.get("eventTime")
+            or thing.get("firstTimestamp")
+            or (thing.get("metadata") or {}).get("creationTimestamp")
+            or ""
+        ),
+    )
+
+
+def parse_node(thing: Json) -> Node:
+    """One node as stored."""
+    spec, status, metadata = thing.get("spec") or {}, thing.get("status") or {}, thing.get("metadata") or {}
+    ready = next((one for one in status.get("conditions") or [] if one.get("type") == "Ready"), {})
+    is_ready = ready.get("status") == "True"
+    return Node(
+        name=str(metadata.get("name") or ""),
+        ready=is_ready,
+        schedulable=not spec.get("unschedulable", False),
+        labels=dict(metadata.get("labels") or {}),
+        taints=tuple(_taint(one) for one in spec.get("taints") or []),
+        allocatable={str(name): str(value) for name, value in (status.get("allocatable") or {}).items()},
+        why="" if is_ready else redacted(str(ready.get("message") or ready.get("reason") or "its kubelet says nothing")),
+    )
+
+
+def parse_version(answer: Json) -> Version:
+    """The answer of `/version`; clouds write minors such as `36+`."""
+    numbers = [int("".join(character for character in str(answer.get(part) or "") if character.isdigit()) or 0) for part in ("major", "minor")]
+    return Version(numbers[0], numbers[1], str(answer.get("gitVersion") or ""))
+
+
+def _taint(taint: Json) -> str:
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint.get('key', '')}{value}:{taint.get('effect', '')}"
