@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from kivactl.errors import ToolError
 from kivactl.tools.clock import Clock
-from kivactl.tools.kube_objects import Event, Json, Listing, Node, Permission, Ran, Version, WatchEvent
+from kivactl.tools.kube_access import access_for, kubeconfig_files, read_kubeconfig
+from kivactl.tools.kube_asking import Asking, Watching
+from kivactl.tools.kube_calls import Answer, Calls, Cut, Request
+from kivactl.tools.kube_errors import AlreadyThere, Invalid, Missing
+from kivactl.tools.kube_exec import run_in
+from kivactl.tools.kube_kinds import KINDS
+from kivactl.tools.kube_objects import Event, Json, Listing, Node, Permission, Ran, Version, WatchEvent, parse_event, parse_node, parse_version
+from kivactl.tools.kube_watch import watched
 
 MANAGER = "kivactl"
 """The field manager of everything we apply ourselves."""
 
 EVERYWHERE = ""
 """As a namespace: all of them."""
+
+_DAY_S = 86400.0
+_UNSTARTED = re.compile(r"is waiting to start|previous terminated container .* not found|trying and failing to pull image|ContainerCreating|PodInitializing")
 
 
 class Cluster:
@@ -30,13 +42,25 @@ class Cluster:
         Missing: The cluster does not know the kind (PreconditionError).
     """
 
-    context: str
-    namespace: str
-    server: str
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+        self.context = asking.calls.access.context
+        self.server = asking.calls.access.server
+        self.namespace = asking.namespace
+        self.clock = asking.clock
+
+    def impatient(self, patience_s: float) -> Cluster:
+        """The same cluster, given up after so many seconds without a good answer: for what is tried again anyway."""
+        return Cluster(self._asking.impatient(patience_s))
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Json | None:
         """An object; None when it is not there."""
-        raise NotImplementedError
+        try:
+            return self._asking.ask("get", self._asking.kind_of(kind), name, namespace).content
+        except Missing as missing:
+            if not missing.object_only:
+                raise
+            return None
 
     def list(self, kind: str, selector: str = "", *, fields: str = "", namespace: str | None = None) -> Listing:
         """All objects of a kind.
@@ -47,7 +71,7 @@ class Cluster:
             fields: By fields, such as `spec.nodeName=gpu-1`.
             namespace: `EVERYWHERE` for all.
         """
-        raise NotImplementedError
+        return self._asking.listed(kind, {"labelSelector": selector, "fieldSelector": fields}, namespace)
 
     def apply(self, manifest: Json, *, dry_run: bool = False, manager: str = MANAGER, force: bool = False, warn: Callable[[str], None] | None = None) -> Json:
         """Bring an object to what a manifest says of it, by server-side apply.
@@ -69,7 +93,18 @@ class Cluster:
             Invalid: The manifest is not valid.
             Missing: The namespace is not there.
         """
-        raise NotImplementedError
+        kind, name, namespace = self._asking.subject_of(manifest)
+        query = {"fieldManager": manager, "force": "true" if force else "", "dryRun": "All" if dry_run else "", "fieldValidation": "Strict"}
+        body = _placed(manifest, namespace if kind.namespaced else "")
+
+        def once() -> Answer:
+            return self._asking.ask("patch", kind, name, namespace, query=query, body=body, form="application/apply-patch+yaml")
+
+        answer = self._asking.again_when_changed(once)
+        if warn is not None:
+            for warning in answer.warnings:
+                warn(warning)
+        return answer.content
 
     def create(self, manifest: Json, *, dry_run: bool = False) -> Json:
         """Make an object that must not be there yet.
@@ -78,7 +113,16 @@ class Cluster:
             AlreadyThere: It is.
             KivaError: As `apply`.
         """
-        raise NotImplementedError
+        kind, name, namespace = self._asking.subject_of(manifest)
+        query = {"fieldManager": MANAGER, "dryRun": "All" if dry_run else "", "fieldValidation": "Strict"}
+        body = _placed(manifest, namespace if kind.namespaced else "")
+        try:
+            return self._asking.ask("create", kind, name, namespace, query=query, body=body).content
+        except AlreadyThere as there:
+            found = self.get(f"{kind.api_version}/{kind.name}", name, namespace) if there.perhaps_ours else None
+            if found is None:
+                raise
+            return found
 
     def patch(self, kind: str, name: str, patch: Json, *, namespace: str | None = None, subresource: str = "", dry_run: bool = False) -> Json:
         """Change some fields of an object (JSON merge patch: null removes a field, lists are replaced whole).
@@ -95,7 +139,9 @@ class Cluster:
             Missing: It is not there.
             KivaError: As `apply`.
         """
-        raise NotImplementedError
+        query = {"fieldManager": MANAGER, "dryRun": "All" if dry_run else ""}
+        known = self._asking.kind_of(kind)
+        return self._asking.ask("patch", known, name, namespace, query=query, body=patch, form="application/merge-patch+json", subresource=subresource).content
 
     def change(self, kind: str, name: str, change: Callable[[Json], Json | None], *, namespace: str | None = None) -> Json:
         """Read an object, change it and write it back; anew with what it is by then when someone else was faster.
@@ -111,7 +157,14 @@ class Cluster:
             Changed: Someone else was faster each time.
             KivaError: As `apply`.
         """
-        raise NotImplementedError
+        known = self._asking.kind_of(kind)
+
+        def once() -> Answer:
+            found = self._asking.ask("get", known, name, namespace)
+            changed = change(found.content)
+            return self._asking.ask("update", known, name, namespace, query={"fieldManager": MANAGER}, body=changed) if changed is not None else found
+
+        return self._asking.again_when_changed(once).content
 
     def delete(self, kind: str, name: str, *, namespace: str | None = None, wait_for_dependents: bool = False) -> bool:
         """Delete an object; what belongs to it goes in the background.
@@ -125,7 +178,14 @@ class Cluster:
         Returns:
             False when it was not there.
         """
-        raise NotImplementedError
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground" if wait_for_dependents else "Background"}
+        try:
+            self._asking.ask("delete", self._asking.kind_of(kind), name, namespace, body=body)
+        except Missing as missing:
+            if not missing.object_only:
+                raise
+            return missing.perhaps_ours
+        return True
 
     def watch(
         self, kind: str, selector: str = "", *, fields: str = "", namespace: str | None = None, since: Listing | None = None, pause_s: int = 5
@@ -142,11 +202,14 @@ class Cluster:
             since: What the reader knows already, so that only changes of it are told; everything that is there comes first when absent.
             pause_s: Seconds without news after which `Synced` is told, so that the reader can look at its clock.
         """
-        raise NotImplementedError
+        query = {"labelSelector": selector, "fieldSelector": fields}
+        return watched(Watching(self._asking, kind, query, namespace), self.clock, since=since, pause_s=pause_s)
 
     def events(self, kind: str = "", name: str = "", *, namespace: str | None = None) -> tuple[Event, ...]:
         """What was said about an object, a kind's objects or all, the newest last; kept by a cluster for an hour, usually."""
-        raise NotImplementedError
+        fields = ",".join(f"involvedObject.{key}={value}" for key, value in (("kind", kind.rpartition("/")[2]), ("name", name)) if value)
+        found = (parse_event(one) for one in self.list("Event", fields=fields, namespace=namespace).items)
+        return tuple(sorted(found, key=lambda one: one.last_at.rstrip("Z")))
 
     def logs(
         self, pod: str, container: str = "", *, tail: int = 100, previous: bool = False, since_s: int | None = None, namespace: str | None = None
@@ -164,7 +227,14 @@ class Cluster:
         Raises:
             Missing: There is no such pod or container.
         """
-        raise NotImplementedError
+        query = {"container": container, "tailLines": str(tail), "previous": "true" if previous else "", "sinceSeconds": str(since_s or "")}
+        question, request = self._asking.request("get", KINDS["Pod"], pod, namespace, query=query, subresource="log")
+        try:
+            return tuple(self._asking.calls.text(question, request).splitlines())
+        except Invalid as error:
+            if not _UNSTARTED.search(error.message):
+                raise
+            return ()
 
     def follow(self, pod: str, container: str = "", *, tail: int = 10, namespace: str | None = None) -> Iterator[str]:
         """The lines of a container as they come, until it ends.
@@ -172,7 +242,14 @@ class Cluster:
         Raises:
             Missing: There is no such pod or container.
         """
-        raise NotImplementedError
+        query = {"container": container, "tailLines": str(tail), "follow": "true"}
+        question, request = self._asking.request("get", KINDS["Pod"], pod, namespace, query=query, subresource="log", silence_s=_DAY_S)
+        try:
+            with self._asking.calls.lines(question, request) as lines:
+                for line in lines:
+                    yield line.decode(errors="replace")
+        except Cut:
+            raise ToolError(f"the log of pod {pod} broke off", "the same command goes on with what comes now") from None
 
     def run_in(self, pod: str, container: str, argv: Sequence[str], *, stdin: str | None = None, timeout_s: float = 60, namespace: str | None = None) -> Ran:
         """Run a program in a container to its end.
@@ -189,23 +266,34 @@ class Cluster:
             Missing: There is no such pod, container or program.
             ToolError: It did not end in time, or the connection broke.
         """
-        raise NotImplementedError
+        question, request = self._asking.request("create", KINDS["Pod"], pod, namespace, subresource="exec")
+        return run_in(self._asking.calls.access, question, request.path, container, argv, stdin=stdin or "", timeout_s=timeout_s, clock=self.clock)
 
     def nodes(self, selector: str = "") -> tuple[Node, ...]:
         """The machines."""
-        raise NotImplementedError
+        return tuple(parse_node(one) for one in self.list("Node", selector).items)
 
     def version(self) -> Version:
         """Of the API server."""
-        raise NotImplementedError
+        return parse_version(self._asking.calls.ask(self._asking.question("get", None), Request("GET", "/version")).content)
 
     def serves(self, kind: str) -> bool:
         """Whether the cluster knows a kind, such as `leaderworkerset.x-k8s.io/v1/LeaderWorkerSet`."""
-        raise NotImplementedError
+        try:
+            self._asking.kind_of(kind)
+        except Missing:
+            return False
+        return True
 
     def can_i(self, permission: Permission) -> bool:
         """Whether our account has a permission."""
-        raise NotImplementedError
+        kind = self._asking.kind_of(permission.kind)
+        namespace = self._asking.place_of(kind, permission.namespace)
+        about = {"namespace": namespace, "verb": permission.verb, "group": kind.group, "resource": kind.plural}
+        about |= {"subresource": permission.subresource, "name": permission.name}
+        review = KINDS["SelfSubjectAccessReview"]
+        body = {"apiVersion": review.api_version, "kind": review.name, "spec": {"resourceAttributes": {key: value for key, value in about.items() if value}}}
+        return bool((self._asking.ask("create", review, "", "", body=body).content.get("status") or {}).get("allowed"))
 
 
 def contexts(kubeconfig: Path | None = None) -> tuple[str, ...]:
@@ -217,7 +305,7 @@ def contexts(kubeconfig: Path | None = None) -> tuple[str, ...]:
     Raises:
         PreconditionError: A file cannot be read.
     """
-    raise NotImplementedError
+    return tuple(read_kubeconfig(kubeconfig_files(kubeconfig)).contexts)
 
 
 def open_cluster(context: str, namespace: str, kubeconfig: Path | None = None, *, clock: Clock | None = None) -> Cluster:
@@ -232,4 +320,11 @@ def open_cluster(context: str, namespace: str, kubeconfig: Path | None = None, *
     Raises:
         PreconditionError: There is no such context (the hint names those that exist), or its files or credentials cannot be had.
     """
-    raise NotImplementedError
+    clock = clock or Clock()
+    access = access_for(read_kubeconfig(kubeconfig_files(kubeconfig)), context)
+    return Cluster(Asking(Calls(access, clock), namespace, clock))
+
+
+def _placed(manifest: Json, namespace: str) -> Json:
+    """A manifest that names its namespace."""
+    return {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}} if namespace else manifest

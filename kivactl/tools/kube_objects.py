@@ -40,7 +40,10 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """All changes up to a moment have been told. Comes after the first listing, and whenever a while has passed."""
+    """All changes up to a version have been told.
+
+    Comes after the first listing and whenever a while has passed. Behind a lost connection the version may be an old one.
+    """
 
     version: str
 
@@ -174,7 +177,7 @@ def parse_event(thing: Json) -> Event:
 def parse_node(thing: Json) -> Node:
     """One node as stored."""
     spec, status, metadata = thing.get("spec") or {}, thing.get("status") or {}, thing.get("metadata") or {}
-    ready = next((one for one in status.get("conditions") or [] if one.get("type") == "Ready"), {})
+    ready: Json = next((one for one in status.get("conditions") or [] if one.get("type") == "Ready"), {})
     is_ready = ready.get("status") == "True"
     return Node(
         name=str(metadata.get("name") or ""),
