@@ -220,7 +220,7 @@ def fault_for(question: Question, error: BaseException) -> KivaError:
             case socket.gaierror():
                 return Unreachable(f"the name of {server} is not known: {(cause.strerror or str(cause)).lower()}", hint)
             case ssl.SSLError():
-                return Unreachable(f"{server} does not speak TLS as expected: {told(cause.reason or str(cause))}", hint)
+                return Unreachable(f"{server} does not speak TLS as expected: {told(str(getattr(cause, 'reason', '') or cause))}", hint)
             case ConnectionRefusedError():
                 return Unreachable(f"nothing answers at {server}: connection refused", hint)
             case ConnectionResetError() | BrokenPipeError():
@@ -296,7 +296,7 @@ def _forbidden(question: Question, message: str) -> KivaError:
 
 
 def _not_found(question: Question, status: Json) -> Missing:
-    details = status.get("details") or {}
+    details, _ = _details(status)
     if details.get("kind") == "namespaces" and question.namespace and (question.kind is None or question.kind.namespaced):
         return Missing(
             f"there is no namespace {question.namespace} in cluster '{question.context}'",
@@ -310,7 +310,7 @@ def _not_found(question: Question, status: Json) -> Missing:
 
 
 def _conflict(question: Question, status: Json, reason: str, message: str) -> KivaError:
-    causes = [one for one in (status.get("details") or {}).get("causes") or [] if one.get("reason") == "FieldManagerConflict"]
+    causes = [one for one in _details(status)[1] if one.get("reason") == "FieldManagerConflict"]
     if causes:
         found = [(_OWNER.search(str(one.get("message") or "")), str(one.get("field") or "")) for one in causes]
         owners = tuple(Owner(match[1] if match else "someone", field) for match, field in found)
@@ -318,7 +318,7 @@ def _conflict(question: Question, status: Json, reason: str, message: str) -> Ki
         error = Conflict(
             f"{question.subject} in {question.place} was changed by '{first.manager}': {first.field}{more}",
             "see what differs: kivactl drift",
-            tuple(f"{owner.field} is set by '{owner.manager}'" for owner in owners),
+            tuple(f"{owner.field} is set by '{owner.manager}'" for owner in owners) if more else (),
         )
         error.owners = owners
         return error
@@ -332,10 +332,17 @@ def _conflict(question: Question, status: Json, reason: str, message: str) -> Ki
 
 
 def _invalid(question: Question, status: Json, message: str) -> KivaError:
-    causes = (status.get("details") or {}).get("causes") or []
+    causes = _details(status)[1]
     lines = tuple(f"{one.get('field') or 'the object'}: {_said(question, str(one.get('message') or ''))}" for one in causes)
     said = lines[0] if len(lines) == 1 else f"{len(lines)} fields are wrong" if lines else _said(question, message)
     return Invalid(f"cluster '{question.context}' does not take {question.subject}: {said}", details=lines if len(lines) > 1 else ())
+
+
+def _details(status: Json) -> tuple[Json, list[Json]]:
+    """The details of a Status, and the causes in them; empty where it has none, or none of the form."""
+    details = status.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else None
+    return details if isinstance(details, dict) else {}, [one for one in causes if isinstance(one, dict)] if isinstance(causes, list) else []
 
 
 def _failed(question: Question, code: int, message: str) -> Unreachable:
