@@ -230,11 +230,12 @@ class Cluster:
         query = {"container": container, "tailLines": str(tail), "previous": "true" if previous else "", "sinceSeconds": str(since_s or "")}
         question, request = self._asking.request("get", KINDS["Pod"], pod, namespace, query=query, subresource="log")
         try:
-            return tuple(self._asking.calls.text(question, request).splitlines())
+            text = self._asking.calls.text(question, request)
         except Invalid as error:
             if not _UNSTARTED.search(error.message):
                 raise
             return ()
+        return tuple(text.removesuffix("\n").split("\n")) if text else ()
 
     def follow(self, pod: str, container: str = "", *, tail: int = 10, namespace: str | None = None) -> Iterator[str]:
         """The lines of a container as they come, until it ends.

@@ -320,7 +320,11 @@ def configuration_for(access: Access) -> Any:
 def pool_for(access: Access) -> Any:
     """The connections to a cluster: a `urllib3.PoolManager`, or one that goes through a proxy."""
     from kubernetes.client.rest import RESTClientObject
+    from urllib3 import disable_warnings
+    from urllib3.exceptions import InsecureRequestWarning
 
+    if not access.verified:  # as the kubeconfig says; one warning for each request helps nobody
+        disable_warnings(InsecureRequestWarning)
     pool = RESTClientObject(configuration_for(access)).pool_manager
     context = ssl_context(access)
     if context is not None:
