@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from kivactl.errors import KivaError, ToolError
 from kivactl.tools.clock import Clock
 from kivactl.tools.kube_access import Access, pool_for
-from kivactl.tools.kube_errors import AlreadyThere, Missing, Question, Untrusted, fault_for, refusal_for, told
+from kivactl.tools.kube_errors import AlreadyThere, Missing, Question, Unreachable, fault_for, refusal_for, told
 from kivactl.tools.kube_objects import Json
 
 T = TypeVar("T")
@@ -195,11 +195,9 @@ class Calls:
                 renewed = True
                 self.access.credentials.renew()
                 continue
-            wait_s = (
-                None
-                if isinstance(error, Untrusted)
-                else pause_s(trouble, attempt, self._clock.now_s() - start_s, answered=self._answered, longest_s=self._patience_s)
-            )
+            spent_s = self._clock.now_s() - start_s
+            passing = isinstance(error, Unreachable)
+            wait_s = pause_s(trouble, attempt, spent_s, answered=self._answered, longest_s=self._patience_s) if passing else None
             if wait_s is None:
                 if isinstance(error, AlreadyThere | Missing):
                     error.perhaps_ours = lost

@@ -193,6 +193,8 @@ def refusal_for(question: Question, code: int, body: bytes) -> KivaError:
             return Invalid(f"{question.subject} is larger than the API server of cluster '{question.context}' takes")
         case HTTPStatus.TOO_MANY_REQUESTS:
             return Unreachable(f"the API server of cluster '{question.context}' is too busy: {told(message) or 'it says no more'}", "try again later")
+        case HTTPStatus.INTERNAL_SERVER_ERROR if message.startswith("failed to create typed"):
+            return _invalid(question, status, message)  # a field that the schema does not know, found by server-side apply
         case _ if code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return _failed(question, code, message)
         case _:
