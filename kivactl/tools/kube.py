@@ -30,7 +30,7 @@ _UNSTARTED = re.compile(r"is waiting to start|previous terminated container .* n
 class Cluster:
     """One namespace of one cluster; other namespaces by name. Made by `open_cluster`.
 
-    Safe to be used by several threads: at most 16 connections are kept.
+    Safe to be used by several threads.
 
     A kind is `Deployment`, or `monitoring.coreos.com/v1/ServiceMonitor` where the name alone says too little. `namespace=None` is the cluster's
     own namespace; kinds that have no namespaces ignore it.

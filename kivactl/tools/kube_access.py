@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import logging
 import os
 import ssl
 import tempfile
@@ -25,8 +26,8 @@ from kivactl.stack.secret import Secret
 from kivactl.tools import process
 from kivactl.tools.kube_objects import Json
 
-CONNECTIONS = 16
-"""Connections kept to one API server."""
+CONNECTIONS = 32
+"""Connections kept to one API server; more are made where more threads ask at once, and closed afterwards."""
 
 _PLUGIN_S = 60.0
 _EARLY = timedelta(seconds=60)
@@ -323,6 +324,7 @@ def pool_for(access: Access) -> Any:
     from urllib3 import disable_warnings
     from urllib3.exceptions import InsecureRequestWarning
 
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every connection above those that are kept
     if not access.verified:  # as the kubeconfig says; one warning for each request helps nobody
         disable_warnings(InsecureRequestWarning)
     pool = RESTClientObject(configuration_for(access)).pool_manager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,9 +225,20 @@ def test_a_stream_of_a_server_without_chunks(tmp_path, waits):
     assert list(lines(tmp_path, waits, Reply(200, "a\nb\nc"))) == [b"a", b"b", b"c"]
 
 
-def test_a_reader_that_has_seen_enough_takes_nothing_from_the_next_request(tmp_path, waits):
-    with scripted(in_turn(Stream([b"a\n", b"b\n"]), OK)) as api:
+def test_a_reader_that_has_seen_enough_is_in_nobodys_way(tmp_path, waits):
+    over = threading.Event()
+    with scripted(in_turn(Stream([b"a\n"], until=over), OK)) as api:
         calls = Calls(access(api.url, tmp_path), waits.clock)
         with calls.lines(question("watch"), GET) as found:
             assert next(found) == b"a"
-        assert calls.ask(question(), GET).content == {"kind": "Pod"}
+        assert calls.impatient(5).ask(question(), GET).content == {"kind": "Pod"}
+        assert not waits.waits
+        over.set()
+
+
+def test_nothing_is_sent_where_an_answer_points_to(asking):
+    with scripted(in_turn(OK)) as other:
+        error, requests = asking(Reply(307, "", [("location", f"{other.url}/x")]), request=Request("POST", "/x", body={"data": {"key": "hush"}}), verb="create")
+        assert isinstance(error, ToolError)
+        assert len(requests) == 1
+        assert not other.requests
