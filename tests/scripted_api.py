@@ -40,10 +40,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Stream:
-    """A chunked answer, one piece a chunk; ends in the middle when cut."""
+    """A chunked answer, one piece a chunk; goes on until `until` is set, ends in the middle when cut."""
 
     pieces: Sequence[bytes]
     cut: bool = False
+    until: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ def scripted(script: Script, certificate: tuple[Path, Path] | None = None, ca: P
                     self.end_headers()
                     for piece in reply.pieces:
                         self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                    if reply.until is not None:
+                        reply.until.wait(20)
                     if not reply.cut:
                         self.wfile.write(b"0\r\n\r\n")
                     self.close_connection = reply.cut

@@ -30,7 +30,7 @@ _UNSTARTED = re.compile(r"is waiting to start|previous terminated container .* n
 class Cluster:
     """One namespace of one cluster; other namespaces by name. Made by `open_cluster`.
 
-    Safe to be used by several threads: at most 16 connections are kept.
+    Safe to be used by several threads.
 
     A kind is `Deployment`, or `monitoring.coreos.com/v1/ServiceMonitor` where the name alone says too little. `namespace=None` is the cluster's
     own namespace; kinds that have no namespaces ignore it.
@@ -230,11 +230,12 @@ class Cluster:
         query = {"container": container, "tailLines": str(tail), "previous": "true" if previous else "", "sinceSeconds": str(since_s or "")}
         question, request = self._asking.request("get", KINDS["Pod"], pod, namespace, query=query, subresource="log")
         try:
-            return tuple(self._asking.calls.text(question, request).splitlines())
+            text = self._asking.calls.text(question, request)
         except Invalid as error:
             if not _UNSTARTED.search(error.message):
                 raise
             return ()
+        return tuple(text.removesuffix("\n").split("\n")) if text else ()
 
     def follow(self, pod: str, container: str = "", *, tail: int = 10, namespace: str | None = None) -> Iterator[str]:
         """The lines of a container as they come, until it ends.

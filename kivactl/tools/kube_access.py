@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import logging
 import os
 import ssl
 import tempfile
@@ -25,8 +26,8 @@ from kivactl.stack.secret import Secret
 from kivactl.tools import process
 from kivactl.tools.kube_objects import Json
 
-CONNECTIONS = 16
-"""Connections kept to one API server."""
+CONNECTIONS = 32
+"""Connections kept to one API server; more are made where more threads ask at once, and closed afterwards."""
 
 _PLUGIN_S = 60.0
 _EARLY = timedelta(seconds=60)
@@ -320,7 +321,12 @@ def configuration_for(access: Access) -> Any:
 def pool_for(access: Access) -> Any:
     """The connections to a cluster: a `urllib3.PoolManager`, or one that goes through a proxy."""
     from kubernetes.client.rest import RESTClientObject
+    from urllib3 import disable_warnings
+    from urllib3.exceptions import InsecureRequestWarning
 
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every connection above those that are kept
+    if not access.verified:  # as the kubeconfig says; one warning for each request helps nobody
+        disable_warnings(InsecureRequestWarning)
     pool = RESTClientObject(configuration_for(access)).pool_manager
     context = ssl_context(access)
     if context is not None:

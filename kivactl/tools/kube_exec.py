@@ -88,7 +88,7 @@ def _connected(access: Access, question: Question, target: str) -> Iterator[Any]
     except (WebSocketException, OSError) as error:
         raise _broken(question, error) from None
     finally:
-        socket.close()
+        socket.sock.shutdown()  # its `close` leaves the connection open once the server has said goodbye
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Held:
         self._lost = ""
 
     def check(self) -> None:
-        """Ask before each step that changes something; a lease that was not renewed lately is renewed first.
+        """Ask before each step that changes something; a lease that was not renewed lately is renewed first. Nobody takes it in the next ten seconds.
 
         Raises:
             Lost: It is not ours any more.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_api import Reply, Reset, Stream, Waits, in_turn, scripted, status
 
-from kivactl.errors import ToolError
+from kivactl.errors import KivaError, ToolError
 from kivactl.tools.kube_access import Access, Credentials
 from kivactl.tools.kube_calls import FAILING_S, FIRST_S, GONE_S, Calls, Cut, Request, Trouble, parse_retry_after, pause_s
 from kivactl.tools.kube_errors import AlreadyThere, Denied, Missing, Question, Unauthenticated, Unreachable
@@ -44,7 +46,7 @@ def asking(tmp_path, waits):
                 calls.ask(question(), before)
             try:
                 return calls.ask(question(verb), request), api.requests
-            except Exception as error:
+            except KivaError as error:
                 return error, api.requests
 
     return ask
@@ -90,7 +92,9 @@ def test_how_long_a_server_asks_to_wait(text, seconds):
     assert parse_retry_after(text) == seconds
 
 
-@pytest.mark.parametrize("trouble", [Reset(), status(503), status(504), status(500), status(502), status(429), Reply(502, "<html>"), Stream([b'{"ki'], cut=True)])
+@pytest.mark.parametrize(
+    "trouble", [Reset(), status(503), status(504), status(500), status(502), status(429), Reply(502, "<html>"), Stream([b'{"ki'], cut=True)]
+)
 def test_trouble_that_passes_is_not_seen(asking, waits, trouble):
     answer, requests = asking(trouble, trouble, OK)
     assert answer.content == {"kind": "Pod"}
@@ -129,7 +133,8 @@ def test_an_impatient_one_gives_up_sooner(tmp_path, waits):
 
 
 @pytest.mark.parametrize(
-    ("reply", "kind"), [(status(403, "Forbidden", 'User "a" cannot get resource "pods"'), Denied), (status(404, "NotFound", name="p"), Missing), (status(401), Unauthenticated)]
+    ("reply", "kind"),
+    [(status(403, "Forbidden", 'User "a" cannot get resource "pods"'), Denied), (status(404, "NotFound", name="p"), Missing), (status(401), Unauthenticated)],
 )
 def test_a_refusal_is_told_at_once(asking, waits, reply, kind):
     error, requests = asking(reply)
@@ -149,7 +154,8 @@ def test_a_write_whose_answer_is_lost_is_sent_again_as_it_was(asking):
 
 
 @pytest.mark.parametrize(
-    ("lost", "perhaps"), [(Reset(), True), (status(504), True), (status(500, message="etcdserver: request timed out"), True), (status(429), False), (status(503), False)]
+    ("lost", "perhaps"),
+    [(Reset(), True), (status(504), True), (status(500, message="etcdserver: request timed out"), True), (status(429), False), (status(503), False)],
 )
 def test_what_an_earlier_try_may_have_done_is_marked(asking, lost, perhaps):
     error, _ = asking(lost, status(409, "AlreadyExists"), request=Request("POST", "/x", body={}), verb="create")
@@ -219,9 +225,20 @@ def test_a_stream_of_a_server_without_chunks(tmp_path, waits):
     assert list(lines(tmp_path, waits, Reply(200, "a\nb\nc"))) == [b"a", b"b", b"c"]
 
 
-def test_a_reader_that_has_seen_enough_takes_nothing_from_the_next_request(tmp_path, waits):
-    with scripted(in_turn(Stream([b"a\n", b"b\n"]), OK)) as api:
+def test_a_reader_that_has_seen_enough_is_in_nobodys_way(tmp_path, waits):
+    over = threading.Event()
+    with scripted(in_turn(Stream([b"a\n"], until=over), OK)) as api:
         calls = Calls(access(api.url, tmp_path), waits.clock)
         with calls.lines(question("watch"), GET) as found:
             assert next(found) == b"a"
-        assert calls.ask(question(), GET).content == {"kind": "Pod"}
+        assert calls.impatient(5).ask(question(), GET).content == {"kind": "Pod"}
+        assert not waits.waits
+        over.set()
+
+
+def test_nothing_is_sent_where_an_answer_points_to(asking):
+    with scripted(in_turn(OK)) as other:
+        error, requests = asking(Reply(307, "", [("location", f"{other.url}/x")]), request=Request("POST", "/x", body={"data": {"key": "hush"}}), verb="create")
+        assert isinstance(error, ToolError)
+        assert len(requests) == 1
+        assert not other.requests

@@ -46,7 +46,9 @@ def test_a_refusal_is_one_sentence(case):
 
 
 def test_every_kind_of_refusal_has_a_case():
-    classes = {name for name, one in vars(kube_errors).items() if isinstance(one, type) and issubclass(one, KivaError) and one.__module__ == kube_errors.__name__}
+    classes = {
+        name for name, one in vars(kube_errors).items() if isinstance(one, type) and issubclass(one, KivaError) and one.__module__ == kube_errors.__name__
+    }
     assert classes - {case["error"] for case in REFUSALS} == {"Untrusted"}  # which is no answer, see below
 
 
@@ -74,7 +76,9 @@ def test_whatever_an_answer_is_it_becomes_a_short_sentence(body, code):
 
 
 @given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+    ),
     st.sampled_from([400, 401, 403, 404, 409, 410, 422, 429, 500]),
 )
 def test_a_status_with_anything_in_it_is_no_bug_of_ours(anything, code):
@@ -95,7 +99,11 @@ def verification():
         (SSLError(verification()), Untrusted, "is not vouched for by the authority in the kubeconfig: unable to get local issuer certificate"),
         (NewConnectionError(None, "x"), Unreachable, "broke off the connection"),
         (ConnectionRefusedError(111, "Connection refused"), Unreachable, f"nothing answers at the API server of cluster 'prod' ({SERVER}): connection refused"),
-        (socket.gaierror(-2, "Name or service not known"), Unreachable, f"the name of the API server of cluster 'prod' ({SERVER}) is not known: name or service"),
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            Unreachable,
+            f"the name of the API server of cluster 'prod' ({SERVER}) is not known: name or service",
+        ),
         (ProtocolError("Connection aborted.", ConnectionResetError(104, "Connection reset by peer")), Unreachable, "broke off the connection"),
         (ProtocolError("Response ended prematurely"), Unreachable, "broke off the connection: Response ended prematurely"),
         (ConnectTimeoutError(None, "Connection to 10.0.0.1 timed out."), Unreachable, "does not answer in time"),
