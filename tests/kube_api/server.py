@@ -1,0 +1,394 @@
+"""An in-memory Kubernetes API that the real helm and kubectl work with, for tests.
+
+It is a real HTTP server in a thread of the test's own process, so tests script it and look into it as an object.
+What lies in it is gone with it.
+
+    with KubeApi() as api:
+        config = api.kubeconfig(tmp_path / "kubeconfig")
+        api.faults.add("patch", "Deployment", answer=409)
+        helm(...)
+        assert [one.name for one in api.writes("Secret")] == [...]
+
+Why not kmock: it answers scripted requests, but has no server-side apply, no OpenAPI and no dry runs, which helm 4 cannot do without.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from kube_api import discovery
+from kube_api.admission import Admission
+from kube_api.answering import Watch, answer
+from kube_api.answers import Refusal
+from kube_api.authority import Authority
+from kube_api.faults import Fault, Faults
+from kube_api.kinds import CUSTOM, Kind, definition
+from kube_api.objects import Asked, Objects
+from kube_api.requests import LARGEST, Request, locate, read
+
+Json = dict[str, Any]
+
+BOOKMARK_S = 1.0
+"""How long a watch is silent before it is told how far it has come."""
+
+
+class KubeApi:
+    """The API server.
+
+    Args:
+        custom: Plural names out of `kinds.CUSTOM` whose definitions are there from the start.
+        tls: Whether it speaks HTTPS, with an authority of its own.
+        token: What callers must show; nothing when empty.
+    """
+
+    def __init__(self, *, custom: Iterable[str] = tuple(CUSTOM), tls: bool = False, token: str = "") -> None:
+        self.objects = Objects()
+        self.faults = Faults()
+        self.requests: list[Request] = []
+        self.logs: Callable[[str, str, str, bool], list[str] | Refusal] = lambda _namespace, _pod, _container, _previous: []
+        self.token = token
+        self._authority = Authority() if tls else None
+        self._server: _Server | None = None
+        self._port = 0
+        for plural in custom:
+            self.objects.create(self.kind("CustomResourceDefinition"), "", definition(plural), Asked("test"))
+
+    # Being there
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen; after a stop on the same port, with everything that was in it."""
+        self._server = _Server(self, self._port, self._authority)
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True, name="kube-api").start()
+
+    def stop(self) -> None:
+        """Be gone: no connection stays, new ones are refused."""
+        if self._server is not None:
+            self._server.end()
+            self._server = None
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._authority else 'http'}://127.0.0.1:{self._port}"
+
+    def kubeconfig(self, path: Path, context: str = "kiva-test", namespace: str = "default") -> Path:
+        """Write a kubeconfig with one context; the current one is another that leads nowhere."""
+        cluster: Json = {"server": self.url}
+        if self._authority:
+            cluster["certificate-authority-data"] = base64.b64encode(self._authority.certificate).decode()
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "kube-api", "cluster": cluster}, {"name": "nowhere", "cluster": {"server": "http://127.0.0.1:9"}}],
+            "users": [{"name": "user", "user": {"token": self.token or "none"}}],
+            "contexts": [
+                {"name": context, "context": {"cluster": "kube-api", "user": "user", "namespace": namespace}},
+                {"name": "nowhere", "context": {"cluster": "nowhere", "user": "user"}},
+            ],
+            "current-context": "nowhere",
+        }
+        path.write_text(json.dumps(content))
+        path.chmod(0o600)
+        return path
+
+    # Looking into it
+
+    @property
+    def admission(self) -> Admission:
+        return self.objects.admission
+
+    def kind(self, name: str) -> Kind:
+        """A kind by its name."""
+        return self.objects.kinds.named(name)
+
+    def get(self, kind: str, name: str, namespace: str = "default") -> Json | None:
+        """An object as it lies there, None when it does not; change nothing in it."""
+        found = self.kind(kind)
+        return self.objects.store.get(found, namespace if found.namespaced else "", name)
+
+    def list(self, kind: str, namespace: str = "") -> list[Json]:
+        """All objects of a kind."""
+        return self.objects.list(kind, namespace)
+
+    def add(self, value: Json, namespace: str = "default", manager: str = "somebody") -> Json:
+        """Make an object, by way of another program."""
+        kind = self.objects.kinds.of(value["apiVersion"], value["kind"])
+        assert kind is not None, f"{value['apiVersion']} {value['kind']} is not served"
+        place = value.get("metadata", {}).get("namespace", namespace) if kind.namespaced else ""
+        return self.objects.create(kind, place, value, Asked(manager))
+
+    def change(self, kind: str, name: str, patch: Json, namespace: str = "default", manager: str = "somebody", subresource: str = "") -> Json:
+        """Change an object by a merge patch, by way of another program."""
+        found = self.kind(kind)
+        asked = Asked(manager, subresource=subresource)
+        return self.objects.patch(found, namespace if found.namespaced else "", name, patch, "merge", asked)
+
+    def remove(self, kind: str, name: str, namespace: str = "default") -> None:
+        """Take an object away, by way of another program."""
+        found = self.kind(kind)
+        self.objects.delete(found, namespace if found.namespaced else "", name)
+
+    def namespace(self, name: str, **labels: str) -> None:
+        """Make a namespace; underscores of labels stand for nothing else: give `{"a/b": "c"}` by `**`."""
+        self.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+
+    def writes(self, kind: str = "") -> list[Request]:
+        """The requests that changed something, of one kind unless empty, whoever made them; dry runs are none."""
+        return [one for one in list(self.requests) if one.writes and one.code < 400 and kind in {"", one.kind_name}]
+
+    def compact(self) -> None:
+        """Forget all changes: watches from before end with 410."""
+        self.objects.store.compact()
+
+    def drop_watches(self) -> None:
+        """End all open watches in the middle, without a word."""
+        if self._server is not None:
+            self._server.drop_watches()
+
+    # Answering
+
+    def answer(self, request: Request) -> tuple[int, Json | str | Watch]:
+        """Code and body of a request."""
+        if self.token and request.query.get("authorization") != f"Bearer {self.token}":
+            raise Refusal(401, "Unauthorized")
+        if request.kind is None:
+            return 200, self._about(request)
+        if request.verb == "watch":
+            self.admission.check_permission("watch", request.kind, request.namespace, request.name)
+            return 200, Watch(self.objects, request)
+        return answer(self.objects, request, self._log)
+
+    def _log(self, request: Request) -> str:
+        pod = self.objects.get(self.kind("Pod"), request.namespace, request.name)
+        names = [one["name"] for one in pod["spec"]["containers"]] + [one["name"] for one in pod["spec"].get("initContainers") or ()]
+        container = request.query.get("container") or (names[0] if len(pod["spec"]["containers"]) == 1 else "")
+        if not container:
+            raise Refusal(400, f"a container name must be specified for pod {request.name}, choose one of: {names}")
+        if container not in names:
+            raise Refusal(400, f"container {container} is not valid for pod {request.name}")
+        lines = self.logs(request.namespace, request.name, container, request.query.get("previous") == "true")
+        if isinstance(lines, Refusal):
+            raise lines
+        if tail := request.query.get("tailLines"):
+            lines = lines[-int(tail) :] if int(tail) else []
+        return "".join(f"{line}\n" for line in lines)
+
+    def _about(self, request: Request) -> Json | str:
+        kinds = self.objects.kinds
+        parts = [part for part in request.path.split("/") if part]
+        found: Json | str | None = None
+        match parts:
+            case ["healthz" | "livez" | "readyz", *_]:
+                found = "ok"
+            case ["version"]:
+                found = discovery.version()
+            case ["api"] | ["apis"] if "as=APIGroupDiscoveryList" in request.accept:
+                found = discovery.aggregated(kinds, core=parts == ["api"])
+            case ["api"]:
+                found = discovery.core_versions()
+            case ["apis"]:
+                found = discovery.group_list(kinds)
+            case ["api", version]:
+                found = discovery.resources(kinds, "", version)
+            case ["apis", group] if group in kinds.groups():
+                found = discovery.group(kinds, group)
+            case ["apis", group, version]:
+                found = discovery.resources(kinds, group, version)
+            case ["openapi", "v3"]:
+                found = discovery.openapi_index(kinds)
+            case ["openapi", "v3", "api", version]:
+                found = discovery.openapi(kinds, "", version)
+            case ["openapi", "v3", "apis", group, version]:
+                found = discovery.openapi(kinds, group, version)
+        if found is None:
+            raise Refusal(404, "the server could not find the requested resource")
+        return found
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, api: KubeApi, port: int, authority: Authority | None) -> None:
+        self.api = api
+        self.open: set[socket.socket] = set()
+        self.watches: set[_Handler] = set()
+        self.ending = threading.Event()
+        super().__init__(("127.0.0.1", port), _Handler)
+        self._tls = authority.context() if authority else None
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's thread, so that a slow handshake keeps nobody waiting."""
+        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls is not None:
+            request = self._tls.wrap_socket(request, server_side=True)
+        self.open.add(request)
+        try:
+            super().finish_request(request, client_address)
+        finally:
+            self.open.discard(request)
+            with suppress(OSError):
+                request.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Callers that go away are nothing to speak of; anything else is a fault in here."""
+        import sys
+
+        if not isinstance(sys.exception(), OSError | ssl.SSLError | ValueError) or (self.ending.is_set() is False and isinstance(sys.exception(), ValueError)):
+            super().handle_error(request, client_address)
+
+    def end(self) -> None:
+        self.ending.set()
+        self.shutdown()
+        self.server_close()
+        with self.api.objects.store.changed:
+            self.api.objects.store.changed.notify_all()
+        for one in list(self.open):
+            _cut(one)
+
+    def drop_watches(self) -> None:
+        for one in list(self.watches):
+            _cut(one.connection)
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    server: _Server
+
+    def _handle(self) -> None:
+        api = self.server.api
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length) if length else self._chunks()
+        request = read(self.command, self.path, body, self.headers)
+        if api.token:
+            request.query["authorization"] = self.headers.get("Authorization", "")
+        api.requests.append(request)
+        try:
+            if len(body) > LARGEST:
+                raise Refusal(413, f"Request entity too large: limit is {LARGEST}")
+            locate(request, api.objects.kinds)
+            fault = api.faults.met_by(request.verb, request.kind_name, request.name)
+            if fault is not None and not self._fault(fault):
+                return
+            code, content = api.answer(request)
+            if fault is not None and fault.answer == "lost":
+                self._hang_up()
+                return
+        except Refusal as refusal:
+            extra = {"Retry-After": str(refusal.retry_after_s)} if refusal.retry_after_s is not None else {}
+            self._send(request, refusal.code, refusal.status(), extra)
+            return
+        if isinstance(content, Watch):
+            self._watch(request, content)
+        else:
+            self._send(request, code, content, {})
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
+
+    def _chunks(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return b""
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _fault(self, fault: Fault) -> bool:
+        """Whether the request goes on."""
+        if (refusal := fault.refusal()) is not None:
+            raise refusal
+        if fault.answer == "disconnect":
+            self._hang_up()
+            return False
+        if fault.answer == "slow":
+            self.server.ending.wait(fault.seconds)
+        return True
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        _cut(self.connection)
+
+    def _send(self, request: Request, code: int, content: Json | str, extra: dict[str, str]) -> None:
+        request.code = code
+        plain = isinstance(content, str)
+        data = content.encode() if isinstance(content, str) else json.dumps(content, separators=(",", ":")).encode()
+        kind = "text/plain" if plain else "application/json"
+        if request.path in {"/api", "/apis"} and "as=APIGroupDiscoveryList" in request.accept and code == 200:
+            kind = discovery.AGGREGATED
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        for warning in request.warnings:
+            escaped = warning.replace("\\", "\\\\").replace('"', '\\"')
+            self.send_header("Warning", f'299 - "{escaped}"')
+        for name, value in extra.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+        self.wfile.flush()
+
+    def _watch(self, request: Request, watch: Watch) -> None:
+        request.code = 200
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.server.watches.add(self)
+        store = self.server.api.objects.store
+        rest_s = float(request.query.get("timeoutSeconds") or 3600)
+        try:
+            self._events(watch.first())
+            while not watch.ended and not self.server.ending.is_set() and rest_s > 0:
+                with store.changed:
+                    events = watch.next()
+                    quiet = not events and not store.changed.wait(min(BOOKMARK_S, rest_s))
+                if quiet:
+                    rest_s -= BOOKMARK_S
+                    if select.select([self.connection], [], [], 0)[0]:
+                        return
+                    bookmark = watch.bookmark()
+                    events = [bookmark] if bookmark else []
+                self._events(events)
+            self.wfile.write(b"0\r\n\r\n")
+            self.wfile.flush()
+        except OSError:
+            return
+        finally:
+            self.server.watches.discard(self)
+
+    def _events(self, events: Iterable[Json]) -> None:
+        for event in events:
+            data = json.dumps(event, separators=(",", ":")).encode() + b"\n"
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the method that it replaces
+        """Say nothing: `KubeApi.requests` has it all."""
