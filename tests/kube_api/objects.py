@@ -336,11 +336,10 @@ class Objects:
             self.kinds.remove(value["spec"]["group"], value["spec"]["names"]["plural"])
         if orphan:
             return
-        for _, one in self.store.everything():
-            if any(owner.get("uid") == meta.get("uid") for owner in one["metadata"].get("ownerReferences") or ()):
-                below = self.kinds.of(one["apiVersion"], one["kind"])
-                if below is not None and self.store.get(below, one["metadata"].get("namespace", ""), one["metadata"]["name"]) is not None:
-                    self.delete(below, one["metadata"].get("namespace", ""), one["metadata"]["name"])
+        for _, one in self.store.owned(meta["uid"]):
+            below = self.kinds.of(one["apiVersion"], one["kind"])
+            if below is not None and self.store.get(below, one["metadata"].get("namespace", ""), one["metadata"]["name"]) is not None:
+                self.delete(below, one["metadata"].get("namespace", ""), one["metadata"]["name"])
 
     def _addresses(self, value: Json, before: Json | None) -> None:
         spec = value["spec"]

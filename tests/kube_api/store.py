@@ -44,6 +44,7 @@ class Store:
         self.oldest = 100
         self.changes: list[Change] = []
         self._objects: dict[Key, dict[tuple[str, str], Json]] = {}
+        self._owned: dict[str, dict[tuple[Key, str, str], None]] = {}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Json | None:
         """One object, None when it is not there."""
@@ -54,6 +55,11 @@ class Store:
         with self.changed:
             found = self._objects.get(kind.store_key, {})
             return [found[key] for key in sorted(found) if not namespace or key[0] == namespace]
+
+    def owned(self, uid: str) -> list[tuple[Key, Json]]:
+        """Objects with this owner, with their key, in the order of their making."""
+        with self.changed:
+            return [(key, self._objects[key][(namespace, name)]) for key, namespace, name in self._owned.get(uid, ())]
 
     def everything(self) -> Iterator[tuple[Key, Json]]:
         """All objects with their key."""
@@ -72,6 +78,10 @@ class Store:
             meta = {"uid": str(uuid.uuid4()), "creationTimestamp": moment(), **meta, "resourceVersion": str(self.revision)}
             written = {**value, "metadata": meta}
             found[place] = written
+            if before is None or before["metadata"].get("ownerReferences") != meta.get("ownerReferences"):
+                self._disown(key, place, before)
+                for owner in meta.get("ownerReferences") or ():
+                    self._owned.setdefault(owner["uid"], {})[(key, *place)] = None
             self._tell(Change(self.revision, key, "ADDED" if before is None else "MODIFIED", written, before))
             return written
 
@@ -81,6 +91,7 @@ class Store:
             before = self._objects.get(key, {}).pop((namespace, name), None)
             if before is not None:
                 self.revision += 1
+                self._disown(key, (namespace, name), before)
                 last = {**before, "metadata": {**before["metadata"], "resourceVersion": str(self.revision)}}
                 self._tell(Change(self.revision, key, "DELETED", last, before))
             return before
@@ -103,6 +114,10 @@ class Store:
             self.changes.clear()
             self.oldest = self.revision
             self.changed.notify_all()
+
+    def _disown(self, key: Key, place: tuple[str, str], value: Json | None) -> None:
+        for owner in (value or {}).get("metadata", {}).get("ownerReferences") or ():
+            self._owned.get(owner["uid"], {}).pop((key, *place), None)
 
     def _tell(self, change: Change) -> None:
         self.changes.append(change)
