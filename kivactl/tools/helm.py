@@ -7,18 +7,17 @@ rolls back by itself: both also wait and can also fail, and `targets.kubernetes`
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kivactl.errors import KivaError, PreconditionError, ToolError
+from kivactl.errors import KivaError, PreconditionError
 from kivactl.tools import process
+from kivactl.tools.helm_failure import BrokenOff, FieldConflict, NoRelease, PendingRelease, Place, UnreachableCluster, failure_of
 from kivactl.tools.helm_output import (
     OLDEST,
     Finding,
-    NoRelease,
     ReleaseState,
     StoredRelease,
     Version,
@@ -26,18 +25,35 @@ from kivactl.tools.helm_output import (
     parse_findings,
     parse_history,
     parse_releases,
+    parse_stored,
     parse_values,
     parse_version,
     parse_written,
 )
 
-__all__ = ["Finding", "Helm", "NoRelease", "ReleaseState", "StoredRelease", "Version", "Written"]
+__all__ = [
+    "BrokenOff",
+    "FieldConflict",
+    "Finding",
+    "Helm",
+    "NoRelease",
+    "PendingRelease",
+    "ReleaseState",
+    "StoredRelease",
+    "UnreachableCluster",
+    "Version",
+    "Written",
+    "parse_stored",
+]
 
 PROGRAM = "helm"
 INSTALL = "install Helm 3.17 or newer: https://helm.sh/docs/intro/install"
 
 KEPT = 10
 """Revisions of a release that stay in the cluster."""
+
+PATIENCE_S = 20.0
+"""How long an interrupted helm may go on by itself: what it has begun to write is better written, and `rollback` does not heed SIGINT."""
 
 _MISLEADING = (
     "HELM_NAMESPACE",
@@ -67,6 +83,7 @@ class Helm:
 
     def __init__(self, kubeconfig: Path | None, context: str, namespace: str) -> None:
         self._cluster = ("--kube-context", context, "--namespace", namespace, *(("--kubeconfig", str(kubeconfig)) if kubeconfig else ()))
+        self._context = context
         self._namespace = namespace
 
     @property
@@ -91,14 +108,14 @@ class Helm:
         Raises:
             KivaError: The values do not fit the chart's schema, or a template fails.
         """
-        return self._run(template_words(release, chart, self._namespace, kubernetes, apis), values)
+        return self._run(template_words(release, chart, self._namespace, kubernetes, apis), values, release=release)
 
     def lint(self, chart: Path, values: Mapping[str, Any]) -> tuple[Finding, ...]:
         """What Helm finds wrong with a chart and these values."""
         completed = self._completed(["lint", str(chart), "--namespace", self._namespace, "--values", "-"], json.dumps(values), 120.0)
         found = parse_findings(completed.stdout)
         if completed.code != 0 and not any(one.severity == "ERROR" for one in found):
-            raise self._failure(completed, "")
+            raise self._failure(completed, chart.name)
         return found
 
     def install_or_upgrade(
@@ -201,15 +218,12 @@ class Helm:
     def _completed(self, words: Sequence[str], stdin: str | None, timeout_s: float) -> process.Completed:
         program = self._program()
         _version(program)
-        return process.run([program, *words], env=dict.fromkeys(_MISLEADING, ""), stdin=stdin, timeout_s=timeout_s, check=False)
+        return process.run([program, *words], env=dict.fromkeys(_MISLEADING, ""), stdin=stdin, timeout_s=timeout_s, patience_s=PATIENCE_S, check=False)
 
     def _failure(self, completed: process.Completed, release: str) -> KivaError:
         if completed.code < 0:
             return process.failure(completed)
-        said = completed.stderr.strip() or completed.stdout.strip()
-        if re.search(r"release: not found", said):
-            return NoRelease(f"there is no release {release} in the namespace {self._namespace}", "helm list --all")
-        return ToolError("helm failed", "helm version", tuple(said.splitlines()[-20:]))
+        return failure_of(completed.stderr.strip() or completed.stdout, Place(self._context, self._namespace, release))
 
     @staticmethod
     def _program() -> Path:

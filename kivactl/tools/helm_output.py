@@ -1,4 +1,4 @@
-"""What Helm prints and stores, and what it means: releases, lint findings, and why it failed. Pure."""
+"""What Helm prints and stores, and what it means: releases and lint findings. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ import gzip
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from kivactl.errors import PreconditionError, ToolError
-
-
-class NoRelease(PreconditionError):
-    """The cluster answers, and there is no such release, or no such revision of it."""
+from kivactl.errors import ToolError
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -152,13 +148,11 @@ def parse_stored(text: str) -> StoredRelease:
 def parse_findings(text: str) -> tuple[Finding, ...]:
     """What `helm lint` found: `[ERROR] templates/x.yaml: what`, followed perhaps by lines that belong to it."""
     found: list[Finding] = []
-    for line in text.splitlines():
+    for line in map(str.strip, text.splitlines()):
         if match := re.match(r"\[(INFO|WARNING|ERROR)\] ([^ ]+?): (.*)", line):
             found.append(Finding(match[1], match[2], match[3]))
-        elif found and line.strip() and not line.startswith(("==>", "Error:")) and not re.match(r"\d+ chart\(s\) linted", line):
-            found[-1] = Finding(found[-1].severity, found[-1].where, f"{found[-1].text}\n{line.strip()}")
-        elif not line.strip():
-            continue
+        elif found and line and not line.startswith(("==>", "Error:")) and not re.match(r"\d+ chart\(s\) linted", line):
+            found[-1] = replace(found[-1], text=f"{found[-1].text}\n{line}")
     return tuple(found)
 
 

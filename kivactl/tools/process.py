@@ -52,6 +52,7 @@ def run(
     inherit: bool = True,
     stdin: str | None = None,
     timeout_s: float | None = None,
+    patience_s: float = 0.0,
     check: bool = True,
 ) -> Completed:
     """Run a program to its end and keep what it printed.
@@ -63,6 +64,7 @@ def run(
         inherit: Whether the child gets this process's environment.
         stdin: Text for its standard input, empty otherwise.
         timeout_s: Seconds until it is ended.
+        patience_s: Seconds that it may go on by itself when kivactl is interrupted, before it is ended; a second Ctrl-C ends it at once.
         check: Whether an exit code other than 0 raises.
 
     Raises:
@@ -75,6 +77,11 @@ def run(
             stdout, stderr = child.communicate(stdin or "", timeout=timeout_s)
         except subprocess.TimeoutExpired:
             raise ToolError(f"'{Path(words[0]).name}' did not end within {timeout_s:g} s") from None
+        except BaseException:
+            if patience_s:
+                with suppress(subprocess.TimeoutExpired):
+                    child.communicate(timeout=patience_s)
+            raise
     completed = Completed(words, child.returncode, stdout, stderr)
     if check and completed.code != 0:
         raise failure(completed)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helm.schemas import schema_faults
-
 from helm import policies
+from helm.schemas import schema_faults
 
 Json = dict[str, Any]
 

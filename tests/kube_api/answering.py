@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kube_api.answers import Refusal, resource_name
+from kube_api.answers import Refusal
 from kube_api.objects import Asked, Objects
 from kube_api.quantities import number
 from kube_api.requests import Request
@@ -281,6 +281,3 @@ def used_in(objects: Objects, namespace: str, hard: Json) -> Json:
     from kube_api.quantities import text
 
     return {"hard": hard, "used": {name: text(objects.used(namespace, name)) for name in hard if number(hard[name]) >= 0}}
-
-
-__all__ = ["Watch", "answer", "resource_name", "used_in"]

@@ -12,6 +12,9 @@ from kube_api.schemas import VERSION, definitions, name_of
 
 Json = dict[str, Any]
 
+NOTHING_IN_OPENAPI_2 = "\x0a\x032.0\x12\x00\x42\x00\x4a\x00"
+"""The older document, in protobuf, without any content: who finds nothing in it lets the server check fields."""
+
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 

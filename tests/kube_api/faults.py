@@ -35,14 +35,14 @@ class Fault:
     seen: int = 0
     happened: threading.Event = field(default_factory=threading.Event)
 
-    def refusal(self) -> Refusal | None:
-        """The answer, of those that are one."""
+    def refusal(self, resource: str, name: str) -> Refusal | None:
+        """The answer to a request for an object, of those that are one."""
         match self.answer:
             case "denied":
                 return Refusal(403, f'admission webhook "policy.example.org" denied the request: {self.message or "not allowed here"}')
             case 409:
                 said = "the object has been modified; please apply your changes to the latest version and try again"
-                return Refusal(409, self.message or f'Operation cannot be fulfilled on {self.kind.lower()} "{self.name}": {said}')
+                return Refusal(409, self.message or f'Operation cannot be fulfilled on {resource} "{name}": {said}')
             case 410:
                 return Refusal(410, self.message or "The resourceVersion for the provided list is too old.")
             case 429:

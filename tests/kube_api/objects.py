@@ -229,8 +229,8 @@ class Objects:
         try:
             validation.check_shape(kind, applied, "Strict")
         except Refusal as refusal:
-            path = refusal.message.split('"')[-2] if "unknown field" in refusal.message else ""
-            why = f".{path}: field not declared in schema" if path else refusal.message.split(": ", 1)[-1]
+            path = refusal.details.get("path", "")
+            why = f".{path}: field not declared in schema" if "unknown field" in refusal.message else f".{path}: expected {refusal.details.get('expected')}"
             said = f"failed to create typed patch object ({namespace}/{name}; {kind.api_version}, Kind={kind.kind}): {why}"
             raise Refusal(500, said, "") from None
 

@@ -30,7 +30,7 @@ from typing import Any, Self
 from kube_api import discovery
 from kube_api.admission import Admission
 from kube_api.answering import Watch, answer
-from kube_api.answers import Refusal
+from kube_api.answers import Refusal, resource_name
 from kube_api.authority import Authority
 from kube_api.faults import Fault, Faults
 from kube_api.kinds import CUSTOM, Kind, definition
@@ -56,6 +56,8 @@ class KubeApi:
         self.objects = Objects()
         self.faults = Faults()
         self.requests: list[Request] = []
+        self.crashes: list[Exception] = []
+        """Faults of this server itself; whoever tests with it should see that there are none."""
         self.logs: Callable[[str, str, str, bool], list[str] | Refusal] = lambda _namespace, _pod, _container, _previous: []
         self.token = token
         self._authority = Authority() if tls else None
@@ -212,6 +214,8 @@ class KubeApi:
                 found = discovery.group(kinds, group)
             case ["apis", group, version]:
                 found = discovery.resources(kinds, group, version)
+            case ["openapi", "v2"]:
+                found = discovery.NOTHING_IN_OPENAPI_2
             case ["openapi", "v3"]:
                 found = discovery.openapi_index(kinds)
             case ["openapi", "v3", "api", version]:
@@ -293,7 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(413, f"Request entity too large: limit is {LARGEST}")
             locate(request, api.objects.kinds)
             fault = api.faults.met_by(request.verb, request.kind_name, request.name)
-            if fault is not None and not self._fault(fault):
+            if fault is not None and not self._fault(fault, request):
                 return
             code, content = api.answer(request)
             if fault is not None and fault.answer == "lost":
@@ -303,6 +307,12 @@ class _Handler(BaseHTTPRequestHandler):
             extra = {"Retry-After": str(refusal.retry_after_s)} if refusal.retry_after_s is not None else {}
             self._send(request, refusal.code, refusal.status(), extra)
             return
+        except OSError:
+            raise
+        except Exception as error:
+            api.crashes.append(error)
+            self._send(request, 500, Refusal(500, f"panic in the tests' API: {error!r}").status(), {})
+            raise
         if isinstance(content, Watch):
             self._watch(request, content)
         else:
@@ -320,9 +330,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def _fault(self, fault: Fault) -> bool:
+    def _fault(self, fault: Fault, request: Request) -> bool:
         """Whether the request goes on."""
-        if (refusal := fault.refusal()) is not None:
+        resource = resource_name(request.kind.plural, request.kind.group) if request.kind else ""
+        if (refusal := fault.refusal(resource, request.name)) is not None:
             raise refusal
         if fault.answer == "disconnect":
             self._hang_up()

@@ -18,6 +18,8 @@ _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _ONE_LABEL = {"Service", "Namespace"}
 _GO = {"string": "string", "integer": "int32", "number": "float64", "boolean": "bool", "array": "[]", "object": "map"}
+_EXPECTED = {"string": "string", "integer": "numeric (int or float)", "number": "numeric (int or float)"}
+_EXPECTED |= {"boolean": "boolean", "array": "list", "object": "map"}
 _GOT = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
 _MEBIBYTE = 1 << 20
 
@@ -38,11 +40,12 @@ def check_shape(kind: Kind, value: Json, validation: str) -> list[str]:
     if wrong:
         path, expected = wrong[0]
         got = _GOT[type(_at(value, path))]
-        raise Refusal(400, f"{said}: json: cannot unmarshal {got} into Go struct field {kind.kind}.{path} of type {_GO[expected]}")
+        details = {"path": path, "expected": f"{_EXPECTED[expected]}, got {got}"}
+        raise Refusal(400, f"{said}: json: cannot unmarshal {got} into Go struct field {kind.kind}.{path} of type {_GO[expected]}", details=details)
     unknown = [path for path in unknown if not path.startswith("status")]
     sentences = [f'unknown field "{path}"' for path in unknown]
     if unknown and validation == "Strict":
-        raise Refusal(400, f"{said}: strict decoding error: {', '.join(sentences)}")
+        raise Refusal(400, f"{said}: strict decoding error: {', '.join(sentences)}", details={"path": unknown[0]})
     return sentences if validation == "Warn" else []
 
 
@@ -51,8 +54,14 @@ def check_required(kind: Kind, value: Json) -> None:
     schema = schema_of(kind.group, kind.version, kind.kind)
     if schema is not None and "spec" in (schema.get("properties") or {}):
         value.setdefault("spec", {})
-    if missing := missing_in(value, schema):
-        raise invalid(kind.kind, kind.group, value["metadata"].get("name", ""), [(path, "FieldValueRequired", "Required value") for path in missing])
+    missing = missing_in(value, schema)
+    if kind.group in {"apps", "batch"} and "template" in (value.get("spec") or {}) and not (value["spec"]["template"].get("spec") or {}).get("containers"):
+        missing.append("spec.template.spec.containers")
+    if kind.kind == "Pod" and not value["spec"].get("containers"):
+        missing.append("spec.containers")
+    if missing:
+        faults = [(path, "FieldValueRequired", "Required value") for path in dict.fromkeys(missing)]
+        raise invalid(kind.kind, kind.group, value["metadata"].get("name", ""), faults)
 
 
 def check(kind: Kind, value: Json, before: Json | None) -> None:
