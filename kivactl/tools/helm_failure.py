@@ -65,6 +65,7 @@ _BROKEN = (
     r"(?P<why>\bEOF\b|connection reset by peer|connection refused|broken pipe|i/o timeout|TLS handshake timeout|http2: [^\n]*|no route to host|no such host"
     r"|network is unreachable|use of closed network connection|context deadline exceeded|Client\.Timeout exceeded[^\n]*)"
 )
+_HOOK = r"(?:failed (?P<what>(?:pre|post)-\w+)(?: hooks)?|(?P<other>(?:pre|post)-\w+) hooks failed): "
 
 _REASONS = (
     _reason(
@@ -189,12 +190,12 @@ _REASONS = (
         "kivactl spec check",
     ),
     _reason(
-        r"failed (?P<what>pre-\w+|post-\w+)(?: hooks)?: .*?(?:timed out waiting for the condition|context deadline exceeded)",
+        rf"{_HOOK}.*?(?:timed out waiting for the condition|context deadline exceeded)",
         ToolError,
-        "the {what} hook of the release {release} did not end in time{job}",
+        "the {what}{other} hook of the release {release} did not end in time{job}",
         "{kubectl} {look}",
     ),
-    _reason(r"failed (?P<what>pre-\w+|post-\w+)(?: hooks)?: ", ToolError, "the {what} hook of the release {release} failed{job}", "{kubectl} {look}"),
+    _reason(_HOOK, ToolError, "the {what}{other} hook of the release {release} failed{job}", "{kubectl} {look}"),
     _reason(
         r"(?P<what>(?:Secret|ConfigMap) \"[^\"]+\") is invalid: [^\n]*Too long|Request entity too large",
         ToolError,

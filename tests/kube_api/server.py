@@ -165,6 +165,11 @@ class KubeApi:
         if self._server is not None:
             self._server.drop_watches()
 
+    def drop_connections(self) -> None:
+        """Cut everything that is open, also what answers slowly."""
+        if self._server is not None:
+            self._server.drop_connections()
+
     # Answering
 
     def answer(self, request: Request) -> tuple[int, Json | str | Watch]:
@@ -237,6 +242,7 @@ class _Server(ThreadingHTTPServer):
         self.open: set[socket.socket] = set()
         self.watches: set[_Handler] = set()
         self.ending = threading.Event()
+        self.hurry = threading.Event()
         super().__init__(("127.0.0.1", port), _Handler)
         self._tls = authority.context() if authority else None
 
@@ -262,12 +268,19 @@ class _Server(ThreadingHTTPServer):
 
     def end(self) -> None:
         self.ending.set()
+        self.hurry.set()
         self.shutdown()
         self.server_close()
         with self.api.objects.store.changed:
             self.api.objects.store.changed.notify_all()
         for one in list(self.open):
             _cut(one)
+
+    def drop_connections(self) -> None:
+        for one in list(self.open):
+            _cut(one)
+        self.hurry.set()
+        self.hurry = threading.Event()
 
     def drop_watches(self) -> None:
         for one in list(self.watches):
@@ -338,8 +351,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.answer == "disconnect":
             self._hang_up()
             return False
-        if fault.answer == "slow":
-            self.server.ending.wait(fault.seconds)
+        if fault.answer == "slow" and self.server.hurry.wait(fault.seconds):
+            self._hang_up()
+            return False
         return True
 
     def _hang_up(self) -> None:
