@@ -142,7 +142,7 @@ class KubeApi:
         self.objects.delete(found, namespace if found.namespaced else "", name)
 
     def namespace(self, name: str, **labels: str) -> None:
-        """Make a namespace; underscores of labels stand for nothing else: give `{"a/b": "c"}` by `**`."""
+        """Make a namespace; labels with a slash in their name go by `**{"a/b": "c"}`."""
         self.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
     def writes(self, kind: str = "") -> list[Request]:

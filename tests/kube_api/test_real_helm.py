@@ -11,6 +11,7 @@ import pytest
 from kube_api.conftest import deployment
 
 from kivactl.errors import KivaError, PreconditionError, ToolError
+from kivactl.tools import helm as adapter
 from kivactl.tools import process
 from kivactl.tools.helm import BrokenOff, FieldConflict, PendingRelease, UnreachableCluster, parse_stored
 
@@ -147,6 +148,22 @@ def test_an_interrupted_upgrade_ends_with_a_revision_that_is_not_pending(api, he
     with pytest.raises(KeyboardInterrupt):
         helm.install_or_upgrade("kiva-x", chart, {"replicas": 2, "word": "second"})
     assert states(helm) == [(1, "superseded"), (2, "deployed")]
+
+
+def test_an_interrupted_wait_for_a_hook_leaves_a_failed_revision(api, helm, chart, monkeypatch):
+    monkeypatch.setattr(adapter, "PATIENCE_S", 0.1)
+    helm.install_or_upgrade("kiva-x", chart, {})
+
+    def interrupt():
+        while not any(one.kind_name == "Job" and one.verb == "watch" for one in api.requests):
+            threading.Event().wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        helm.install_or_upgrade("kiva-x", chart, {"hook": True}, timeout_s=100)
+    assert states(helm) == [(1, "deployed"), (2, "failed")]
+    assert "context canceled" in helm.status("kiva-x").description
 
 
 def test_the_server_that_goes_away_in_the_middle_leaves_what_the_next_run_finishes(api, helm, chart):
