@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helm.charts import LAYERS, binary, helm_environment
+from helm.charts import LAYERS, NEWEST, binary, helm_environment
 from kube_api.kubelet import Kubelet
 from kube_api.server import KubeApi
 
@@ -40,13 +40,23 @@ def kubeconfig(api, tmp_path):
     return api.kubeconfig(tmp_path / "kubeconfig", namespace="kiva")
 
 
-@pytest.fixture(params=list(LAYERS))
+# With the newest all of it, with the others the beginning and the end; the rest of them runs with the long tests.
+VERSIONS = [version if version == NEWEST else pytest.param(version, marks=pytest.mark.real) for version in LAYERS]
+
+
+@pytest.fixture(params=VERSIONS)
 def helm(request, kubeconfig, tmp_path, monkeypatch):
     """The adapter on each version of the real Helm."""
     return real_helm(request.param, kubeconfig, tmp_path, monkeypatch)
 
 
-@pytest.fixture(params=[version for version in LAYERS if version.startswith("4")])
+@pytest.fixture(params=list(LAYERS))
+def every_helm(request, kubeconfig, tmp_path, monkeypatch):
+    """The same, never left out."""
+    return real_helm(request.param, kubeconfig, tmp_path, monkeypatch)
+
+
+@pytest.fixture(params=[one for one in VERSIONS if "3.17" not in str(one)])
 def helm4(request, kubeconfig, tmp_path, monkeypatch):
     return real_helm(request.param, kubeconfig, tmp_path, monkeypatch)
 
@@ -63,7 +73,7 @@ def real_helm(version, kubeconfig, tmp_path, monkeypatch):
     return Helm(kubeconfig, "kiva-test", "kiva")
 
 
-@pytest.fixture(params=["4.3", "3.17"], ids=["kubectl-1.37", "kubectl-1.31"])
+@pytest.fixture(params=[NEWEST, pytest.param("3.17", marks=pytest.mark.real)], ids=["kubectl-1.37", "kubectl-1.31"])
 def kubectl(request, kubeconfig):
     """Runs kubectl; returns exit code and what it printed on both streams."""
 

@@ -11,6 +11,7 @@ import pytest
 from kube_api.conftest import deployment
 
 from kivactl.errors import KivaError, PreconditionError, ToolError
+from kivactl.tools import helm as adapter
 from kivactl.tools import process
 from kivactl.tools.helm import BrokenOff, FieldConflict, PendingRelease, UnreachableCluster, parse_stored
 
@@ -23,28 +24,28 @@ def replicas(api):
     return api.get("Deployment", "kiva-x", "kiva")["spec"]["replicas"]
 
 
-def test_a_release_from_its_beginning_to_its_end(api, helm, chart):
-    assert helm.status("kiva-x") is None
-    made = helm.install_or_upgrade("kiva-x", chart, {})
+def test_a_release_from_its_beginning_to_its_end(api, every_helm, chart):
+    assert every_helm.status("kiva-x") is None
+    made = every_helm.install_or_upgrade("kiva-x", chart, {})
     assert (made.state.revision, made.state.status, made.state.chart) == (1, "deployed", "demo-0.1.0")
     assert api.get("Service", "kiva-x", "kiva")["spec"]["clusterIP"].startswith("10.96.")
 
-    helm.install_or_upgrade("kiva-x", chart, {"replicas": 3, "word": "second"}, description="two more")
+    every_helm.install_or_upgrade("kiva-x", chart, {"replicas": 3, "word": "second"}, description="two more")
     assert replicas(api) == 3
     assert api.get("ConfigMap", "kiva-x", "kiva")["data"] == {"word": "second"}
-    assert states(helm) == [(1, "superseded"), (2, "deployed")]
-    assert helm.status("kiva-x").description == "two more"
-    assert helm.values("kiva-x") == {"replicas": 3, "word": "second"}
-    assert "replicas: 1" in helm.manifest("kiva-x", 1)
+    assert states(every_helm) == [(1, "superseded"), (2, "deployed")]
+    assert every_helm.status("kiva-x").description == "two more"
+    assert every_helm.values("kiva-x") == {"replicas": 3, "word": "second"}
+    assert "replicas: 1" in every_helm.manifest("kiva-x", 1)
 
-    helm.rollback("kiva-x", 1)
+    every_helm.rollback("kiva-x", 1)
     assert replicas(api) == 1
-    assert states(helm) == [(1, "superseded"), (2, "superseded"), (3, "deployed")]
-    assert [one.name for one in helm.releases()] == ["kiva-x"]
+    assert states(every_helm) == [(1, "superseded"), (2, "superseded"), (3, "deployed")]
+    assert [one.name for one in every_helm.releases()] == ["kiva-x"]
 
-    assert helm.uninstall("kiva-x") is True
+    assert every_helm.uninstall("kiva-x") is True
     assert api.list("Deployment", "kiva") == api.list("Secret", "kiva") == []
-    assert helm.uninstall("kiva-x") is False
+    assert every_helm.uninstall("kiva-x") is False
 
 
 def test_the_same_again_changes_no_object(api, helm, chart):
@@ -79,16 +80,16 @@ def test_a_field_that_is_gone_from_the_chart_is_gone_from_the_cluster(api, helm,
     assert "minReadySeconds" not in api.get("Deployment", "kiva-x", "kiva")["spec"]
 
 
-def test_a_denied_upgrade_leaves_a_failed_revision_and_the_next_one_goes_on(api, helm, chart):
-    helm.install_or_upgrade("kiva-x", chart, {})
+def test_a_denied_upgrade_leaves_a_failed_revision_and_the_next_one_goes_on(api, every_helm, chart):
+    every_helm.install_or_upgrade("kiva-x", chart, {})
     api.admission.deny("Deployment", "images must be by digest", when=lambda one: one["spec"]["replicas"] > 1)
     with pytest.raises(PreconditionError, match=r"policy\.example\.org.*images must be by digest"):
-        helm.install_or_upgrade("kiva-x", chart, {"replicas": 2, "word": "second"})
-    assert states(helm) == [(1, "deployed"), (2, "failed")]
+        every_helm.install_or_upgrade("kiva-x", chart, {"replicas": 2, "word": "second"})
+    assert states(every_helm) == [(1, "deployed"), (2, "failed")]
     assert replicas(api) == 1
     api.admission.clear()
-    helm.install_or_upgrade("kiva-x", chart, {"replicas": 2})
-    assert states(helm) == [(1, "superseded"), (2, "failed"), (3, "deployed")]
+    every_helm.install_or_upgrade("kiva-x", chart, {"replicas": 2})
+    assert states(every_helm) == [(1, "superseded"), (2, "failed"), (3, "deployed")]
     assert replicas(api) == 2
 
 
@@ -98,8 +99,8 @@ def test_values_against_the_schema(helm, chart):
     assert any("replicas" in line for line in caught.value.details)
 
 
-def test_a_killed_helm_leaves_a_pending_release_that_a_rollback_frees(api, helm, chart):
-    helm.install_or_upgrade("kiva-x", chart, {})
+def test_a_killed_helm_leaves_a_pending_release_that_a_rollback_frees(api, every_helm, chart):
+    every_helm.install_or_upgrade("kiva-x", chart, {})
     slow = api.faults.add("patch", "ConfigMap", answer="slow", seconds=60)
     pid = []
 
@@ -119,19 +120,19 @@ def test_a_killed_helm_leaves_a_pending_release_that_a_rollback_frees(api, helm,
     process.subprocess.Popen = Watched
     try:
         with pytest.raises(ToolError, match="SIGKILL"):
-            helm.install_or_upgrade("kiva-x", chart, {"replicas": 2, "word": "second"})
+            every_helm.install_or_upgrade("kiva-x", chart, {"replicas": 2, "word": "second"})
     finally:
         process.subprocess.Popen = spawn
     killer.join()
     api.drop_connections()
     api.faults.clear()
-    assert states(helm) == [(1, "deployed"), (2, "pending-upgrade")]
-    assert helm.status("kiva-x").pending
+    assert states(every_helm) == [(1, "deployed"), (2, "pending-upgrade")]
+    assert every_helm.status("kiva-x").pending
     with pytest.raises(PendingRelease):
-        helm.install_or_upgrade("kiva-x", chart, {"replicas": 2})
-    helm.rollback("kiva-x", 1)
-    assert states(helm)[-1] == (3, "deployed")
-    helm.install_or_upgrade("kiva-x", chart, {"replicas": 2})
+        every_helm.install_or_upgrade("kiva-x", chart, {"replicas": 2})
+    every_helm.rollback("kiva-x", 1)
+    assert states(every_helm)[-1] == (3, "deployed")
+    every_helm.install_or_upgrade("kiva-x", chart, {"replicas": 2})
     assert replicas(api) == 2
 
 
@@ -147,6 +148,22 @@ def test_an_interrupted_upgrade_ends_with_a_revision_that_is_not_pending(api, he
     with pytest.raises(KeyboardInterrupt):
         helm.install_or_upgrade("kiva-x", chart, {"replicas": 2, "word": "second"})
     assert states(helm) == [(1, "superseded"), (2, "deployed")]
+
+
+def test_an_interrupted_wait_for_a_hook_leaves_a_failed_revision(api, helm, chart, monkeypatch):
+    monkeypatch.setattr(adapter, "PATIENCE_S", 0.1)
+    helm.install_or_upgrade("kiva-x", chart, {})
+
+    def interrupt():
+        while not any(one.kind_name == "Job" and one.verb == "watch" for one in api.requests):
+            threading.Event().wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        helm.install_or_upgrade("kiva-x", chart, {"hook": True}, timeout_s=100)
+    assert states(helm) == [(1, "deployed"), (2, "failed")]
+    assert "context canceled" in helm.status("kiva-x").description
 
 
 def test_the_server_that_goes_away_in_the_middle_leaves_what_the_next_run_finishes(api, helm, chart):

@@ -110,7 +110,7 @@ class Workloads:
         pods = [pod for other in sets for pod in self.owned("Pod", other)]
         spare = sum(is_ready(pod) for pod in pods) - (wanted - out)
         for other in old:
-            below = self.owned("Pod", other)
+            below = [pod for pod in self.owned("Pod", other) if "deletionTimestamp" not in pod["metadata"]]
             unready = sum(not is_ready(pod) for pod in below)
             gone = min(other["spec"]["replicas"], unready + max(0, spare))
             spare -= max(0, gone - unready)
