@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from kivactl.tools.kube import Cluster
-from kivactl.tools.lease import Held, held
+from kivactl.tools.lease import Held, Taken, held
 
 
 class Lock:
@@ -16,9 +16,11 @@ class Lock:
     Args:
         cluster: The cluster whose Lease it is.
         platform: What is locked.
+        patience_s: Seconds that someone else may hold it; for a lock that is held for moments only.
     """
 
-    def __init__(self, cluster: Cluster, platform: str) -> None:
+    def __init__(self, cluster: Cluster, platform: str, *, patience_s: float = 0.0) -> None:
+        self._patience_s = patience_s
         self._cluster = cluster
         self._platform = platform
         self._guard = threading.RLock()
@@ -39,9 +41,19 @@ class Lock:
             if self._held is not None:
                 yield self._held
                 return
-            with held(self._cluster, self._platform, verb) as lease:
-                self._held = lease
+            with ExitStack() as stack:
+                self._held = self._acquired(stack, verb)
                 try:
-                    yield lease
+                    yield self._held
                 finally:
                     self._held = None
+
+    def _acquired(self, stack: ExitStack, verb: str) -> Held:
+        began_s = self._cluster.clock.now_s()
+        while True:
+            try:
+                return stack.enter_context(held(self._cluster, self._platform, verb))
+            except Taken:
+                if self._cluster.clock.now_s() - began_s >= self._patience_s:
+                    raise
+                self._cluster.clock.sleep(1.0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kivactl import __version__
@@ -13,10 +12,10 @@ from kivactl.errors import PreconditionError
 from kivactl.plan import Outcome, Plan
 from kivactl.root import content
 from kivactl.spec.kubernetes import Kubernetes
-from kivactl.stack.gateway.files import Json
 from kivactl.targets.kubernetes.course import Course, Surveyor
-from kivactl.targets.kubernetes.desired import GATEWAY, ClusterDesired
+from kivactl.targets.kubernetes.desired import ClusterDesired
 from kivactl.targets.kubernetes.drift import Drift, drift_of
+from kivactl.targets.kubernetes.gateway import ClusterGateway
 from kivactl.targets.kubernetes.history import deploy_of, desired_of, notes_on
 from kivactl.targets.kubernetes.lock import Lock
 from kivactl.targets.kubernetes.operation import Operation, none_of
@@ -30,7 +29,8 @@ from kivactl.tools.helm import Helm
 from kivactl.tools.kube import Cluster, open_cluster
 from kivactl.tools.lease import Held
 
-_ROUTES = "routes.json"
+_MOMENT_S = 60.0
+"""Seconds that someone else may write the gateway's release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class KubernetesTarget:
         helm: Helm, for the same.
         charts: Folder of the charts.
         lock: Held by whoever changes something.
+        gateway: The deployed gateway, to be told something between two deploys.
     """
 
     platform: str
@@ -50,6 +51,11 @@ class KubernetesTarget:
     helm: Helm
     charts: Path
     lock: Lock
+    gateway: ClusterGateway = field(init=False)
+
+    def __post_init__(self) -> None:
+        lock = Lock(self.cluster, f"{self.platform}.gateway", patience_s=_MOMENT_S)
+        object.__setattr__(self, "gateway", ClusterGateway(self.platform, self.cluster, self.helm, self.charts, lock))
 
     @contextmanager
     def locked(self, verb: str) -> Iterator[Held]:
@@ -116,28 +122,6 @@ class KubernetesTarget:
         """
         raise none_of(replicas)
 
-    def route(self, routes: Json) -> bool:
-        """Exchange the deployed gateway's routes, as a further revision of its release; False when there was nothing to change.
-
-        The pods read it when their kubelet has written it, a minute later or two; it is not waited for.
-
-        Raises:
-            PreconditionError: No gateway is deployed.
-        """
-        with self.locked("route") as lease:
-            found = next((one for one in deployed_releases(self.cluster, self.platform).values() if one.chart == GATEWAY), None)
-            if found is None or found.good is None:
-                raise PreconditionError("no gateway is deployed here", "kivactl deploy")
-            values = dict(found.good.values)
-            files = dict(values.get("files") or {})
-            if json.loads(files.get(_ROUTES, "null")) == routes:
-                return False
-            values["files"] = {**files, _ROUTES: json.dumps(routes, separators=(",", ":"))}
-            lease.check()
-            name = found.newest.state.name
-            self.helm.install_or_upgrade(name, self.charts / GATEWAY, values, description=f"kivactl {__version__}: other routes", force_conflicts=True)
-            return True
-
     def alive(self) -> frozenset[str]:
         """Names of the pods that get requests."""
         return Operation(self.cluster, self.platform, lambda: None).alive()
@@ -192,7 +176,7 @@ class KubernetesTarget:
             yield from recover(self.cluster, self.helm, self.platform, self.cluster.clock)
             course = self._course(desired)
             plan_of(course, "")  # refuses what cannot fit
-            yield from Rollout(self.cluster, self.helm, self.charts, self.platform, desired.endpoint, lease.check, verb).run(course)
+            yield from Rollout(self.cluster, self.helm, self.charts, self.platform, desired.endpoint, lease.check, self.gateway.lock, verb).run(course)
 
 
 def open_kubernetes(platform: str, kubernetes: Kubernetes | None, clock: Clock) -> KubernetesTarget:

@@ -201,8 +201,8 @@ def test_nothing_deployed_is_said(site):
 def test_routes_are_exchanged_alone(site):
     site.deploy(ONE)
     routes = {"resources": [{"name": "gateway", "models": ["other"]}]}
-    assert site.target.route(routes)
-    assert not site.target.route(routes)
+    assert site.target.gateway.route(routes).changed
+    assert not site.target.gateway.route(routes).changed
     found = site.api.get("ConfigMap", "kiva-gateway-routes", NAMESPACE)
     assert json.loads(found["data"]["routes.json"]) == routes
     assert site.revision(GATEWAY) == 2
