@@ -102,8 +102,9 @@ def until_taken_over(cluster: Cluster, release: str, mark: str, witness: Witness
         return Told()
     pods = f"{number} pod{'' if number == 1 else 's'}"
     may, nudges = _nudged(cluster, waiting, mark), 1
+    take = "takes" if number == 1 else "take"
     soon = "usually within seconds, " if may else ""
-    unseen = Told(within_s=LONGEST_S, note=f"{pods} of the gateway, which cannot be asked, take it over {soon}at the latest after {LONGEST_S:g} s")
+    unseen = Told(within_s=LONGEST_S, note=f"{pods} of the gateway, which cannot be asked, {take} it over {soon}at the latest after {LONGEST_S:g} s")
     if witness is None:
         return unseen
     for elapsed_s in cluster.clock.ticks(_GIVEN_UP_AFTER_S, every_s=_ASKED_EVERY_S):
