@@ -126,6 +126,11 @@ class Layout:
         return self.state / "monitoring" / "targets.json"
 
     @property
+    def levels_rules(self) -> Path:
+        """A rule file for Prometheus: what is promised, as series that the alert rules compare with."""
+        return self.state / "monitoring" / "levels.rules.json"
+
+    @property
     def release(self) -> Path:
         """What is deployed, as JSON."""
         return self.state / "release.json"

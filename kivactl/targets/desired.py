@@ -15,7 +15,7 @@ from kivactl.stack.gateway import access, bootstrap, clusters, listener, quota, 
 from kivactl.stack.gateway.files import Files
 from kivactl.stack.layout import Layout
 from kivactl.stack.metering import orders_for
-from kivactl.stack.monitoring import scrape_targets_for
+from kivactl.stack.monitoring import levels_rules_for, scrape_targets_for
 from kivactl.targets.release import Release
 from kivactl.targets.status import GATEWAY, METER
 
@@ -147,6 +147,7 @@ def desired_for(
         files={
             layout.meter_orders: orders_for(platform, layout),
             layout.scrape_targets: scrape_targets_for(platform, replicas),
+            layout.levels_rules: levels_rules_for(platform),
             files.bootstrap: bootstrap.bootstrap_for(platform, files),
             files.certificate_secret: listener.certificate_for(files),
             files.admission: access.admission_for(platform),

@@ -100,6 +100,7 @@ def _model(platform: Platform, model: Model, files: Files) -> Json:
         **_balance(model),
         "per_connection_buffer_limit_bytes": platform.gateway.request_size,
         "ignore_health_on_host_removal": True,
+        **_statistics(cluster_name(model.name)),
         # A replica that hangs keeps its connections open: closing them lets the requests that have no answer yet be
         # retried elsewhere.
         "close_connections_on_host_health_failure": True,
@@ -215,11 +216,17 @@ def _by_url(name: str, url: str, ca: str | None) -> Json:
     return {**cluster, "transport_socket": {"name": "tls", "typed_config": context}}
 
 
+def _statistics(name: str) -> Json:
+    """What a cluster is called in statistics: Envoy ends a name at its first dot, and takes the rest for a part of the metric's name."""
+    return {"alt_stat_name": name.replace(".", "_")} if "." in name else {}
+
+
 def _socket(name: str, path: Path) -> Json:
     endpoint = {"address": {"pipe": {"path": str(path)}}}
     return {
         "@type": type_url("config.cluster.v3.Cluster"),
         "name": name,
+        **_statistics(name),
         "type": "STATIC",
         "connect_timeout": "2s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]},

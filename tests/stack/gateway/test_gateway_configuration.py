@@ -121,3 +121,12 @@ def test_envoy_accepts_whatever_the_spec_allows(tmp_path_factory, certificate, s
         )
     )
     envoy.validate(envoy.find_envoy(), config)
+
+
+def test_statistics_have_the_whole_name_of_a_model_with_dots(tmp_path):
+    from kivactl.stack.gateway.clusters import clusters_for
+
+    spec = platform("qwen-2.5", "m")
+    named = {entry["name"]: entry.get("alt_stat_name") for entry in clusters_for(spec, files(tmp_path), replicas(spec))["resources"]}
+    assert (named["engine-qwen-2.5"], named["engine-m"]) == ("engine-qwen-2_5", None)
+    assert all("." not in (other or name) for name, other in named.items())
