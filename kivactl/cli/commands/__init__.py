@@ -38,6 +38,7 @@ REGISTRY = (
     Entry("provision", _BEGIN, "Prepare this machine: folders, certificates, tuning."),
     Entry("up", _RUN, "Everything from nothing to a first answer."),
     Entry("deploy", _RUN, "Make the platform what the spec says."),
+    Entry("render", _RUN, "Write the platform as files for GitOps."),
     Entry("status", _RUN, "Show how the platform is."),
     Entry("logs", _RUN, "Show the logs of the platform's processes."),
     Entry("chat", _RUN, "Ask a model one question."),
