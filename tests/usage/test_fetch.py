@@ -67,7 +67,9 @@ class Site:
         self.start()
 
     def start(self):
-        self.fetcher = Fetcher(self.path, World(lambda: self.now_s, lambda line: self.events.append(json.loads(line)), self.resolved, self.ask, self.most_bytes))
+        self.fetcher = Fetcher(
+            self.path, World(lambda: self.now_s, lambda line: self.events.append(json.loads(line)), self.resolved, self.ask, self.most_bytes)
+        )
 
     def restart(self):
         self.fetcher.close()

@@ -124,9 +124,7 @@ def test_the_record_begins_a_new_file_when_it_is_large(record):
     assert Record(str(record), None).append({"request_id": "r5"}) is None
 
 
-@given(
-    parts=st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=12), every=st.integers(1, 3), piece_bytes=st.integers(250, 1200)
-)
+@given(parts=st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=12), every=st.integers(1, 3), piece_bytes=st.integers(250, 1200))
 def test_who_keeps_asking_gets_each_line_once(tmp_path_factory, parts, every, piece_bytes):
     record = tmp_path_factory.mktemp("served") / "usage.jsonl"
     files, place, read, written = Files(record, "m-0", piece_bytes), ("", 0), b"", ""
