@@ -60,7 +60,7 @@ def complete(engine, name, tokens):
 
 def test_every_record_is_fetched_once_also_those_of_the_engines_last_requests(engine, tmp_path):
     orders_path, folder = tmp_path / "meter.json", tmp_path / "usage"
-    orders_path.write_text(json.dumps(orders(tmp_path, services=[f"127.0.0.1:{engine.port}"])))
+    orders_path.write_text(json.dumps(orders(tmp_path, engines=[f"127.0.0.1:{engine.port}"])))
     for number in range(3):
         with fetching(orders_path) as process:
             for turn in range(3):
