@@ -14,7 +14,8 @@ READY := .venv/.ready-$(ENGINE)
 
 # Program or file that proves a system package, and Debian's name of the package; tests and benchmarks need some more.
 SYSTEM := openssl:openssl restic:restic
-TEST_SYSTEM := $(SYSTEM) promtool:prometheus ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd
+TEST_SYSTEM := $(SYSTEM) promtool:prometheus ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd buildah:buildah \
+  mmdebstrap:mmdebstrap
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -27,7 +27,7 @@ class Gateway:
 
     def __init__(self, folder: Path, name: str, address: str, platform: str, **changes):
         self.name, self.folder = name, folder / name
-        self.orders = orders(self.folder, ledger=address, platform=platform, shared=True, services=["kiva-chat-all"], **changes)
+        self.orders = orders(self.folder, ledger=address, platform=platform, shared=True, engines=["kiva-chat-all"], **changes)
         self.path = self.folder / "meter.json"
         self.path.write_text(json.dumps(self.orders))
         self.access, self.now_s = Path(self.orders["access_log"]), NOON_S + 1
