@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from cluster_specs import GATEWAY, ENGINE, model
+from cluster_specs import ENGINE, GATEWAY, model
 from kube_api.kubelet import Kubelet
 from kube_api.server import KubeApi
 
@@ -104,9 +104,7 @@ class Operator:
             path.mkdir(parents=True, exist_ok=True)
         now, authority_key, key = datetime.now(UTC), new_key(), new_key()
         authority = authority_for(authority_key, platform=platform.name, now=now)
-        certificate = server_certificate_for(
-            key, platform=platform.name, names=names_for(platform), authority=authority, authority_key=authority_key, now=now
-        )
+        certificate = server_certificate_for(key, platform=platform.name, names=names_for(platform), authority=authority, authority_key=authority_key, now=now)
         files = {layout.ca_certificate: authority, layout.ca_key: authority_key, layout.certificate: certificate, layout.certificate_key: key}
         for path, content in {**files, layout.signing_key: new_key()}.items():
             path.write_bytes(content)
