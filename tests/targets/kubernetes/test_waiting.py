@@ -36,6 +36,13 @@ def test_how_far_a_workload_is(workload, progress, text):
     assert str(progress_of(workload)) == text
 
 
+def test_groups_of_pods_count_as_replicas():
+    group = {"kind": "LeaderWorkerSet", "metadata": {"generation": 2}, "spec": {"replicas": 2, "leaderWorkerTemplate": {"size": 4}}}
+    assert not progress_of(group).done
+    assert progress_of({**group, "status": {"replicas": 2, "updatedReplicas": 2, "readyReplicas": 2}}).done
+    assert progress_of({**group, "status": {"replicas": 2, "updatedReplicas": 1, "readyReplicas": 2}}) == Progress(1, 2, 1)
+
+
 def test_an_object_that_is_new_is_not_done():
     assert not progress_of({"kind": "Deployment", "metadata": {"generation": 1}}).done
 
