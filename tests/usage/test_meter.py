@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from decimal import Decimal
@@ -424,11 +425,12 @@ DISTURBANCES = st.lists(st.sampled_from(["pass", "restart", "rotate", "twice", "
 
 
 @settings(max_examples=40)
-@given(REQUESTS, DISTURBANCES, st.randoms(use_true_random=False))
-def test_the_sums_are_always_those_of_the_entries(tmp_path_factory, requests, disturbances, random):
+@given(REQUESTS, DISTURBANCES, st.randoms(use_true_random=False), st.sampled_from([300, 2**26]))
+def test_the_sums_are_always_those_of_the_entries(tmp_path_factory, requests, disturbances, random, rotate_bytes):
     """Whatever comes in whatever order, with whatever between: exactly once, and sums and entries agree."""
-    site = Site(tmp_path_factory.mktemp("site"))
-    lines = []
+    site = Site(tmp_path_factory.mktemp("site"), rotate_bytes=rotate_bytes)
+    # Names rise, and none is used twice: renamed onto another file, a log takes from it what nobody has read yet.
+    lines, rotated = [], itertools.count(1)
     for number, kind in enumerate(requests):
         name = f"r{number}"
         if kind != "nobody's":
@@ -449,7 +451,7 @@ def test_the_sums_are_always_those_of_the_entries(tmp_path_factory, requests, di
                 site.restart()
             case "rotate":
                 for path in {path for path, _ in lines if path.exists()}:
-                    path.rename(f"{path}.{random.randrange(10**9)}")
+                    path.rename(f"{path}.{next(rotated)}")
             case "twice":
                 append(*random.choice(lines))
             case "fail":
