@@ -67,5 +67,6 @@ def test_the_deploy_to_go_back_to():
         deploy_of(Record("kiva"), None)
 
 
-def test_a_platform_with_dots_has_a_record_too():
-    assert record_name("kiva.land") == "kiva-land-kivactl"
+def test_platforms_whose_names_resemble_each_other_have_records_of_their_own():
+    assert record_name("kiva.land") == "kiva.land-kivactl"
+    assert record_name("kiva.land") != record_name("kiva-land")
