@@ -18,7 +18,7 @@ from kivactl.targets.kubernetes.course import Course, Surveyor
 from kivactl.targets.kubernetes.desired import GATEWAY, ClusterDesired
 from kivactl.targets.kubernetes.drift import Drift, drift_of
 from kivactl.targets.kubernetes.history import BACK, deploy_of, desired_of, notes_on
-from kivactl.targets.kubernetes.lock import Lock
+from kivactl.targets.kubernetes.lock import Lock, lock_of
 from kivactl.targets.kubernetes.operation import Operation, none_of
 from kivactl.targets.kubernetes.plan import plan_of
 from kivactl.targets.kubernetes.record import Deploy, Record, change_record, read_record
@@ -212,4 +212,4 @@ def open_kubernetes(platform: str, kubernetes: Kubernetes | None, clock: Clock) 
     kubeconfig = Path(kubernetes.kubeconfig).expanduser() if kubernetes.kubeconfig else None
     cluster = open_cluster(kubernetes.context, kubernetes.namespace, kubeconfig, clock=clock)
     helm = Helm(kubeconfig, kubernetes.context, kubernetes.namespace)
-    return KubernetesTarget(platform, cluster, helm, content("helm"), Lock(cluster, platform))
+    return KubernetesTarget(platform, cluster, helm, content("helm"), lock_of(cluster, platform))
