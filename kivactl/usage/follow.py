@@ -2,6 +2,7 @@
 
 A file is known by its inode and its beginning, whatever its name is by now: the log itself and everything beside it whose name
 begins with the log's and a dot. Nothing counts as read until `accept`, so that a reader that fails in between reads it again.
+What others delete or rename something over, before it was read or at least opened, is lost.
 """
 
 from __future__ import annotations
@@ -301,11 +302,11 @@ def _drop(file: _File) -> None:
 
 
 def _inode(file: int | Path) -> int:
-    return os.stat(file).st_ino
+    return os.stat(file).st_ino  # noqa: PTH116  (of open files too)
 
 
 def _size(file: int | Path) -> int:
-    return os.stat(file).st_size
+    return os.stat(file).st_size  # noqa: PTH116
 
 
 def _head(descriptor: int, length: int) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from chosen_inodes import Inodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from usage_lines import append
@@ -172,28 +173,6 @@ def test_an_inode_used_again_is_another_file(log, reader):
     reader.positions[(key[0], inode)] = type(position)(position.source, inode, position.read_bytes, position.head)
     reader.restart()
     assert reader.lines() == ["bbbb"] * 20
-
-
-class Inodes:
-    """Has the reader see files with inodes that a test has chosen, whatever the file system does."""
-
-    def __init__(self, monkeypatch):
-        self.given = {}
-        entries, inode = follow._entries, follow._inode
-        monkeypatch.setattr(follow, "_entries", lambda folder: [(name, self.of(number)) for name, number in entries(folder)])
-        monkeypatch.setattr(follow, "_inode", lambda file: self.of(inode(file)))
-
-    def of(self, number):
-        return self.given.get(number, number)
-
-    def give(self, path, inode):
-        self.given[path.stat().st_ino] = inode
-
-    def give_smallest(self, path, follower):
-        """Use an inode again as soon as it can be: when no name and no reader has it any more."""
-        named = {self.of(other.stat().st_ino) for other in path.parent.iterdir() if other != path}
-        held = {file.inode for file in follower._files.values() if file.descriptor >= 0}
-        self.give(path, next(number for number in range(1, 100) if number not in named | held))
 
 
 @pytest.fixture

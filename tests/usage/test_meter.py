@@ -320,6 +320,28 @@ def test_a_gateway_that_does_not_answer_keeps_its_old_log(site):
     assert site.told("recovered")
 
 
+def test_a_log_deleted_under_the_gateway_costs_no_request(site):
+    with site.access.open("a") as writer:
+        writer.write(access_line("a"))
+        writer.flush()
+        site.run()
+        site.access.unlink()
+        site.gateway_answers = False
+        site.run()
+        writer.write(access_line("b"))
+        writer.flush()
+        site.run()
+        site.gateway_answers = True
+        site.run()
+    append(site.access, access_line("c"))
+    site.run(2)
+    assert site.total().requests == 3
+    assert [told["what"] for told in site.told("recovered")] == ["rotation"]
+    ledger = site.ledger()
+    assert len(ledger.positions()) == 1
+    ledger.close()
+
+
 def test_old_requests_go_and_their_sums_stay(site):
     site.order(keep_s=86_400.0)
     append(site.access, access_line("old", at_s=NOON_S - 90_000), access_line("new"))
