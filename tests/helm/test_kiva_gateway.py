@@ -20,6 +20,8 @@ from kivactl.stack.gateway.routes import routes_for
 from kivactl.stack.kubernetes.gateway_files import LEDGER_FOLDER, METER_ORDERS, POD_FILES, USAGE_FOLDER, gateway_command_for, pod_files_for
 from kivactl.stack.kubernetes.gateway_values import gateway_values_for
 
+pytestmark = pytest.mark.charts
+
 CHART, NAME = "kiva-gateway", "kiva-gateway"
 
 Json = dict[str, Any]

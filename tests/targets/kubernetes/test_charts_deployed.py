@@ -13,7 +13,7 @@ from kivactl.plan import Verb
 from kivactl.root import content
 from kivactl.targets.kubernetes.desired import cluster_desired_for
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.charts
 
 
 def wanted(*models, **values):

@@ -25,7 +25,7 @@ from kivactl.errors import KivaError, PreconditionError
 from kivactl.plan import Difference
 from kivactl.targets.kubernetes.desired import ClusterDesired
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.charts
 
 ROOT = Path(__file__).parents[3]
 

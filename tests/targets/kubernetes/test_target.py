@@ -17,7 +17,7 @@ from kivactl.targets.kubernetes.desired import GATEWAY
 from kivactl.targets.kubernetes.target import open_kubernetes
 from kivactl.tools.clock import Clock
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.charts
 
 OTHER = IMAGE.replace("a" * 64, "b" * 64)
 ONE = desired(engine("smollm2"))
