@@ -23,7 +23,7 @@ from kivactl.stack.kubernetes.releases import ChartRelease
 from kivactl.targets.kubernetes.course import fingerprint, history_label
 from kivactl.targets.kubernetes.desired import ENGINE, GATEWAY
 from kivactl.targets.kubernetes.gateway_parts import weights_in
-from kivactl.targets.kubernetes.lock import Lock
+from kivactl.targets.kubernetes.lock import writing
 from kivactl.targets.kubernetes.manifests import parse_manifests, workloads
 from kivactl.targets.kubernetes.record import Record, change_record, read_record
 from kivactl.targets.kubernetes.recovery import recover
@@ -52,14 +52,12 @@ class ClusterGateway:
         cluster: The cluster.
         helm: Helm, for the same.
         charts: Folder of the charts.
-        lock: Of the gateway's release alone.
     """
 
     platform: str
     cluster: Cluster
     helm: Helm
     charts: Path
-    lock: Lock
 
     def announce(self, jwks: Mapping[str, Any], revoked: Sequence[str], *, look: bool) -> Told:
         """Tell it keys and revoked tokens.
@@ -130,7 +128,7 @@ class ClusterGateway:
         if deployed is None:
             return Told()
         name, values = deployed[0], deployed[1].values
-        with self.lock.held("certs"):
+        with writing(self.cluster, self.platform, "certs"):
             self.cluster.apply(certificate_secret(_secret_name(*deployed), certificate, key), force=True)
         mark = parse(certificate)[0].fingerprint
         with shown_by(self.cluster, name, _port(values, "https", _HTTPS), mark) as witness:
@@ -175,7 +173,7 @@ class ClusterGateway:
 
     def _write(self, what: str, wanted: Wanted) -> None:
         """A further revision with the chart and the values of the one that counts, but for some files."""
-        with self.lock.held(what) as lease:
+        with writing(self.cluster, self.platform, what) as lease:
             deployed = self._deployed()
             if deployed is not None and deployed[2].state.pending:
                 for _ in recover(self.cluster, self.helm, self.platform, self.cluster.clock, deployed[0]):
@@ -196,7 +194,10 @@ class ClusterGateway:
         return history_label(after, self.charts, __version__) if same else f"kivactl {__version__}"
 
     def _note(self, name: str, before: int) -> None:
-        """The last deploy is what it was with this in it: who goes back to it goes back to this revision. Who was stopped stays stopped."""
+        """The last deploy is what it was with this in it: who goes back to it goes back to this revision. Who was stopped stays stopped.
+
+        The revision of before is dropped where no deploy needs it, for Helm keeps ten, and those of earlier deploys are the way back.
+        """
         deployed = self._deployed()
         if deployed is None:
             return
@@ -208,7 +209,10 @@ class ClusterGateway:
                 return record
             return replace(record, deploys=(*record.deploys[:-1], replace(last, releases={**last.releases, name: newest})))
 
-        if change_record(self.cluster, self.platform, noted).stopped_at:
+        record = change_record(self.cluster, self.platform, noted)
+        if newest > before and all(before != deploy.releases.get(name) for deploy in record.deploys) and record.unfinished is None:
+            self.cluster.delete("Secret", f"sh.helm.release.v1.{name}.v{before}")
+        if record.stopped_at:
             for key in workloads(parse_manifests(deployed[1].manifest)):
                 self.cluster.patch(key[0], key[1], {"spec": {"replicas": 0}}, subresource="scale")
 

@@ -23,13 +23,14 @@ from kivactl.targets.kubernetes.course import Act, Course, Step, fingerprint, go
 from kivactl.targets.kubernetes.desired import GATEWAY, step_of, with_strategy_of
 from kivactl.targets.kubernetes.following import EVERY_S, Followed, Follower, until_ready
 from kivactl.targets.kubernetes.gateway import write_with_own_chart
-from kivactl.targets.kubernetes.lock import Lock
+from kivactl.targets.kubernetes.lock import writing
 from kivactl.targets.kubernetes.manifests import Key, parse_manifests, pod_spec, startup_s, stop_s, workloads
 from kivactl.targets.kubernetes.plan import phases_of
 from kivactl.targets.kubernetes.record import Record, Unfinished, change_record
 from kivactl.targets.kubernetes.seen import deployed_releases, stored_revision
 from kivactl.targets.kubernetes.trust import files_in, trust_in, with_trust_of
 from kivactl.tools.helm import Helm
+from kivactl.tools.helm_failure import BrokenOff, UnreachableCluster
 from kivactl.tools.kube import Cluster
 from kivactl.tools.kube_errors import Unreachable
 from kivactl.tools.lease import Lost
@@ -64,7 +65,6 @@ class Rollout:
         platform: Its name.
         endpoint: Base URL for clients.
         check: Raises when the lock is not ours any more; asked before everything that changes something.
-        gateway: Held while the gateway's release is written: who revokes a token writes it too, and does not wait for a whole rollout.
         verb: What it is called in the record.
     """
 
@@ -74,7 +74,6 @@ class Rollout:
     platform: str
     endpoint: str
     check: Callable[[], None]
-    gateway: Lock
     verb: str = "deploy"
     _follower: Follower = field(init=False)
 
@@ -125,7 +124,7 @@ class Rollout:
         if fingerprint(release, self.charts) in stored.state.description:
             manifests = self._write(with_strategy_of(release, step.release.values), {})
         elif release.chart == GATEWAY:
-            with self.gateway.held(self.verb):
+            with writing(self.cluster, self.platform, self.verb):
                 values = self._with_trust(release, {}).values
                 manifests = parse_manifests(
                     write_with_own_chart(self.cluster, self.helm, stored, values, f"kivactl {__version__}: back at revision {revision}")
@@ -182,7 +181,8 @@ class Rollout:
         """
         if release.chart != GATEWAY:
             return self._written_by_helm(release)
-        with self.gateway.held(self.verb):
+        # Who revokes a token writes it too, and does not wait for a whole rollout.
+        with writing(self.cluster, self.platform, self.verb):
             return self._written_by_helm(self._with_trust(release, seen))
 
     def _with_trust(self, release: ChartRelease, seen: Mapping[str, Any]) -> ChartRelease:
@@ -202,7 +202,7 @@ class Rollout:
         name, subject = step.release.name, step_of(step.release)
         yield Outcome(subject, Status.PROGRESS, error.message)
         revision = good_revision(step, record)
-        if isinstance(error, Lost | Unreachable):
+        if isinstance(error, Lost | Unreachable | UnreachableCluster | BrokenOff):
             became = "it is left as it is"
         elif step.acts and not self._written(name, step):
             became = "nothing of it was changed"
