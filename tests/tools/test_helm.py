@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
 import signal
@@ -21,7 +23,7 @@ from kivactl.errors import KivaError, PreconditionError, ToolError
 from kivactl.tools import helm, helm_failure
 from kivactl.tools.helm import Finding, Helm, NoRelease, PendingRelease, Version, parse_stored
 from kivactl.tools.helm_failure import Place, failure_of, said_in
-from kivactl.tools.helm_output import parse_findings, parse_history, parse_moment, parse_releases, parse_values, parse_version, parse_written
+from kivactl.tools.helm_output import parse_chart, parse_findings, parse_history, parse_moment, parse_releases, parse_values, parse_version, parse_written
 
 RECORDED = Path(__file__).parent / "recorded" / "helm"
 FAILURES = json.loads((RECORDED / "failures.json").read_text())
@@ -247,10 +249,27 @@ def test_a_release_as_it_lies_in_the_cluster(version):
     assert "kind: Deployment" in stored.manifest
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_chart_of_a_release_as_it_lies_in_the_cluster(version, tmp_path):
+    chart = parse_chart((RECORDED / f"secret_{version}.txt").read_text().strip())
+    assert json.loads(chart["Chart.yaml"])["name"] == "demo"
+    assert json.loads(chart["values.yaml"])
+    assert any(path.startswith("templates/") and b"kind: Deployment" in content for path, content in chart.items())
+
+
+def test_a_chart_does_not_lead_out_of_its_folder():
+    parts = [{"name": name, "data": base64.b64encode(b"x").decode()} for name in ("templates/a.yaml", "../b", "/c", "templates/../../d")]
+    release = {"chart": {"metadata": {"name": "demo"}, "templates": parts}}
+    text = base64.b64encode(base64.b64encode(gzip.compress(json.dumps(release).encode()))).decode()
+    assert set(parse_chart(text)) == {"templates/a.yaml", "Chart.yaml", "values.yaml"}
+
+
 @given(st.text())
 def test_what_is_no_release_is_said(text):
     with pytest.raises(ToolError, match="holds no release"):
         parse_stored(text)
+    with pytest.raises(ToolError, match="holds no chart"):
+        parse_chart(text)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -22,6 +22,7 @@ records = st.builds(
     unfinished=st.none() | st.builds(Unfinished, names, names, names, st.lists(names, max_size=3).map(tuple)),
     ready_s=st.dictionaries(names, st.floats(0, 1000), max_size=3),
     stopped_at=names,
+    shares=st.dictionaries(names, st.dictionaries(names, st.integers(0, 100), min_size=1, max_size=3), max_size=2),
 )
 
 
@@ -37,7 +38,7 @@ def test_a_broken_record_is_an_empty_one(text):
 
 @given(
     st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=4), inner)),
-    st.sampled_from(["deploys", "unfinished", "ready_s", "stopped_at", "endpoint"]),
+    st.sampled_from(["deploys", "unfinished", "ready_s", "stopped_at", "endpoint", "shares"]),
 )
 def test_nothing_that_lies_there_is_an_error(value, key):
     parse_record(json.dumps({"platform": "kiva", key: value, "of a newer version": 1}), "kiva")
