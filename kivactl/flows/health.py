@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kivactl.errors import KivaError, PreconditionError
 from kivactl.flows.deployment import Deployment
-from kivactl.flows.doctor import State as Needed
 from kivactl.flows.doctor import examine
+from kivactl.flows.findings import State as Needed
 from kivactl.flows.tokens import State, listing
 from kivactl.plan import Outcome, Status
 from kivactl.spec.quantities import format_duration
