@@ -68,13 +68,11 @@ class ClusterSite:
         target.finish(self.deployment.loaded.digest, "2026-11-29T12:00:00+00:00")
         return outcomes
 
-    def pods(self, component: str = "") -> list[str]:
+    def pods(self, *components: str) -> list[str]:
+        """Names of the pods of gateway and engines, or of some components."""
+        wanted = components or ("gateway", "engine")
         found = self.api.list("Pod", NAMESPACE)
-        return sorted(
-            pod["metadata"]["name"]
-            for pod in found
-            if pod["metadata"]["labels"].get("app.kubernetes.io/component") and component in {"", pod["metadata"]["labels"]["app.kubernetes.io/component"]}
-        )
+        return sorted(pod["metadata"]["name"] for pod in found if pod["metadata"]["labels"].get("app.kubernetes.io/component") in wanted)
 
 
 @contextmanager
@@ -106,6 +104,7 @@ class MeterPod:
     def __init__(self, site: ClusterSite, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.layout = Layout(folder / "pod", folder / "pod")
         self.layout.usage.mkdir(parents=True)
+        self.layout.access_log.parent.mkdir(parents=True, exist_ok=True)
         self.orders = self.layout.meter_orders
         self.orders.write_text(json.dumps(orders_for(site.deployment.platform, self.layout)))
         self.asked: list[list[str]] = []

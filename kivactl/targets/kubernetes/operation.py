@@ -63,7 +63,8 @@ class Operation:
             for key in workloads(seen.manifests[name]):
                 self._scale(key, 0)
         for pod in self.cluster.list("Pod").items:
-            if (pod["metadata"].get("labels") or {}).get(INSTANCE) in names:
+            ended = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+            if not ended and (pod["metadata"].get("labels") or {}).get(INSTANCE) in names:
                 self.cluster.delete("Pod", str(pod["metadata"]["name"]), at_once=True)
         yield from self._until_gone(seen, names)
 
@@ -131,7 +132,9 @@ class Operation:
         left = set(names)
         for elapsed_s in self.cluster.clock.ticks(grace_s + _ENDED_WITHIN_S, every_s=EVERY_S):
             self.check()
-            there = {str((pod["metadata"].get("labels") or {}).get(INSTANCE, "")) for pod in self.cluster.list("Pod").items}
+            # What fetched a model has ended and stays for its log.
+            going = [pod for pod in self.cluster.list("Pod").items if (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}]
+            there = {str((pod["metadata"].get("labels") or {}).get(INSTANCE, "")) for pod in going}
             for name in [name for name in names if name in left and name not in there]:
                 left.remove(name)
                 yield Outcome(self._step(seen, name), Status.DONE, "stopped", elapsed_s)
