@@ -84,9 +84,9 @@ def test_all_parts_that_do_not_work_are_told_at_once_with_file_and_line(tmp_path
 """,
     )
     assert faults_in(path, loaded).splitlines() == [
-        f"greet.yaml:14: steps[1].action: the action 'replica.kill' works on one machine only",
-        f"greet.yaml:15: steps[1].undo.action: the action 'replica.repair' works on one machine only",
-        f"greet.yaml:16: steps[1].check.probe: the probe 'memory.available' works on one machine only",
+        "greet.yaml:14: steps[1].action: the action 'replica.kill' works on one machine only",
+        "greet.yaml:15: steps[1].undo.action: the action 'replica.repair' works on one machine only",
+        "greet.yaml:16: steps[1].check.probe: the probe 'memory.available' works on one machine only",
     ]
     assert faults_in(path, spec(tmp_path)) == ""
 
