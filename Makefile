@@ -14,7 +14,8 @@ READY := .venv/.ready-$(ENGINE)
 
 # Program or file that proves a system package, and Debian's name of the package; tests and benchmarks need some more.
 SYSTEM := openssl:openssl restic:restic
-TEST_SYSTEM := $(SYSTEM) promtool:prometheus ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd
+TEST_SYSTEM := $(SYSTEM) promtool:prometheus ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd buildah:buildah \
+  mmdebstrap:mmdebstrap
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,11 +26,12 @@ up: $(READY)  ## a running platform on this machine, with a first chat and a sho
 down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
-test: test-system test-fast  ## everything: lint, fast tests, real engines and gateway (55 minutes on two cores)
-	$(BIN)/python -m pytest -m real
+test: test-system test-fast  ## everything: lint, fast tests, real Helm, engines and gateway (60 minutes on two cores)
+	$(BIN)/python -m pytest -m charts -n auto
+	$(BIN)/python -m pytest -m "real and not charts"
 
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)
-	$(BIN)/python -m pytest -m "not real" -n auto
+	$(BIN)/python -m pytest -m "not real and not charts" -n auto
 
 lint: $(READY)  ## ruff, mypy, import-linter, ansible-lint
 	$(BIN)/ruff check .

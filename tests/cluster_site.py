@@ -16,6 +16,7 @@ from kivactl.stack.kubernetes.releases import ChartRelease
 from kivactl.targets.kubernetes.desired import ClusterDesired
 from kivactl.targets.kubernetes.lock import Lock
 from kivactl.targets.kubernetes.target import KubernetesTarget
+from kivactl.targets.kubernetes.waiting import is_ready
 from kivactl.tools.clock import Clock
 from kivactl.tools.helm import Helm
 from kivactl.tools.kube import open_cluster
@@ -38,7 +39,7 @@ class QuickClock:
     def sleep(self, duration_s: float) -> None:
         with self._guard:
             self._now_s += duration_s
-        time.sleep(min(duration_s, 0.03))
+        time.sleep(min(duration_s, 0.02))
 
 
 def engine(model: str, **values: Any) -> ChartRelease:
@@ -71,6 +72,12 @@ def desired(*engines: ChartRelease, **more: Any) -> ClusterDesired:
     return ClusterDesired("kiva", "https://llm.example.org/v1", releases, **more)
 
 
+def operator(kubeconfig: Path, clock: QuickClock) -> KubernetesTarget:
+    """The target as an operator has it."""
+    cluster = open_cluster("prod", NAMESPACE, kubeconfig, clock=Clock(clock.now_s, clock.sleep))
+    return KubernetesTarget("kiva", cluster, Helm(kubeconfig, "prod", NAMESPACE), CHARTS, Lock(cluster, "kiva"))
+
+
 class Site:
     """The cluster, and the target as an operator has it."""
 
@@ -83,11 +90,9 @@ class Site:
         self.api.namespace(NAMESPACE)
         self.target = self.operator()
 
-    def operator(self, clock: QuickClock | None = None) -> KubernetesTarget:
-        """A further process that has the same kubeconfig."""
-        time_ = clock or QuickClock()
-        cluster = open_cluster("prod", NAMESPACE, self.kubeconfig, clock=Clock(time_.now_s, time_.sleep))
-        return KubernetesTarget("kiva", cluster, Helm(self.kubeconfig, "prod", NAMESPACE), CHARTS, Lock(cluster, "kiva"))
+    def operator(self) -> KubernetesTarget:
+        """A further operator with the same kubeconfig."""
+        return operator(self.kubeconfig, QuickClock())
 
     def deploy(self, wanted: ClusterDesired, spec: str = "spec-1") -> list[Outcome]:
         """Apply and finish, as a deploy does."""
@@ -105,5 +110,6 @@ class Site:
         return found["spec"]["template"]["spec"]["containers"][0]["image"]
 
     def ready(self, release: str = "kiva-smollm2") -> int:
+        """How many pods of a release get requests."""
         pods = [pod for pod in self.api.list("Pod", NAMESPACE) if pod["metadata"]["labels"].get("app.kubernetes.io/instance") == release]
-        return sum(any(one["type"] == "Ready" and one["status"] == "True" for one in (pod.get("status") or {}).get("conditions") or ()) for pod in pods)
+        return sum(is_ready(pod) for pod in pods)

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import psutil
@@ -45,18 +47,26 @@ class Engine:
     """A running engine.
 
     Attributes:
-        socket: What it listens on.
+        socket: What it listens on, unless it is a port.
+        port: TCP port it listens on; None for the socket.
         usage_log: What it counted.
     """
 
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder, self.socket, self.usage_log = folder, folder / "e.sock", folder / "usage.jsonl"
-        environment = {**os.environ, **ENVIRONMENT, "KIVA_USAGE_LOG": str(self.usage_log), "TMPDIR": str(folder), "VLLM_CACHE_ROOT": str(folder / "cache")}
-        argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--uds", str(self.socket), *ARGUMENTS]
+    def __init__(
+        self, folder: Path, model: Path, *, port: int | None = None, arguments: Sequence[str] = (), environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.folder, self.socket, self.usage_log, self.port = folder, folder / "e.sock", folder / "usage.jsonl", port
+        places = {"KIVA_USAGE_LOG": str(self.usage_log), "TMPDIR": str(folder), "VLLM_CACHE_ROOT": str(folder / "cache")}
+        listen = ("--uds", str(self.socket)) if port is None else ("--host", "127.0.0.1", "--port", str(port))
+        argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *listen, *ARGUMENTS, *arguments]
         with (folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                argv, env={**os.environ, **ENVIRONMENT, **places, **environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
 
     def client(self, **options) -> httpx.Client:
+        if self.port is not None:
+            return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120, **options)
         return httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://engine", timeout=120, **options)
 
     def async_client(self, **options) -> httpx.AsyncClient:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import timedelta
 
 from kivactl.errors import CheckError, PreconditionError, UsageError
 from kivactl.flows.chat import known
-from kivactl.flows.deployment import Deployment, endpoint_for
+from kivactl.flows.deployment import Deployment
+from kivactl.flows.verification import generated
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Outcome, Plan
 from kivactl.plan import Status as Progress
-from kivactl.stack.metering import OPERATOR
 from kivactl.targets.kubernetes.drift import Drift
 from kivactl.targets.kubernetes.record import Record
 from kivactl.targets.kubernetes.seen import at_once, deployed_releases
 from kivactl.targets.kubernetes.status import COMPONENT, MODEL, PLATFORM
 from kivactl.targets.kubernetes.status import status_of as status_in
 from kivactl.targets.kubernetes.target import KubernetesTarget
+from kivactl.targets.kubernetes.trouble import Where
 from kivactl.targets.lock import held
 from kivactl.targets.status import Health, Status
 from kivactl.tools.kube import Cluster
@@ -48,12 +47,19 @@ def drift(deployment: Deployment) -> tuple[Drift, ...]:
     return target.drift()
 
 
+def editing(deployment: Deployment, subject: str) -> str:
+    """The command that takes away what somebody added to an object, such as `Deployment kiva-qwen`."""
+    cluster = target_of(deployment, "kivactl status").cluster
+    kind, _, name = subject.partition(" ")
+    return Where(cluster.context, cluster.namespace).command(f"edit {kind.lower()} {name}")
+
+
 def plan_rollback(deployment: Deployment, number: int | None) -> Plan:
     """What going back to an earlier deploy would change.
 
     Args:
         deployment: The platform.
-        number: Of the deploy, as `history` has it; the one before the newest when None.
+        number: Of the deploy, as `history` has it; when None the newest that was finished, or the one before it where nothing is unfinished.
 
     Raises:
         PreconditionError: The platform runs on one machine, or the deploy cannot be had back.
@@ -80,21 +86,14 @@ def apply_rollback(deployment: Deployment, number: int | None, plan: Plan) -> It
         if plan_rollback(deployment, number).basis != plan.basis:
             raise PreconditionError("the platform changed since the plan was made", "kivactl rollback")
         with Journal(layout.journal, run_name("rollback"), {"plan": plan.as_dict(), "deploy": number}) as journal:
-            yield from journal.record(_steps(deployment, target, number))
+            yield from journal.record(target.go_back(number, lambda: _verified(deployment, target)))
 
 
-def _steps(deployment: Deployment, target: KubernetesTarget, number: int | None) -> Iterator[Outcome]:
-    from kivactl.tools.http import open_client
-
-    yield from target.go_back(number)
-    yield Outcome("verification", Progress.STARTED, "asking for a token through the gateway")
-    began_s = deployment.clock.now_s()
-    # Which models there are now is the old deploy's to know: one that both have is asked.
-    endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5))
-    served = sorted(one.model for one in status_in(target.cluster, deployment.platform.name).components if one.model and one.health is Health.SERVING)
-    with open_client(replace(endpoint, model=served[0] if served else endpoint.model)) as client:
-        client.complete("Hello", max_tokens=1)
-    yield Outcome("verification", Progress.DONE, "a token came through the gateway", deployment.clock.now_s() - began_s)
+def _verified(deployment: Deployment, target: KubernetesTarget) -> Iterator[Outcome]:
+    """Which models there are now is the old deploy's to know: those that have a pod are asked."""
+    components = status_in(target.cluster, deployment.platform.name).components
+    models = sorted({one.model for one in components if one.model and one.health is Health.SERVING})
+    yield from generated(deployment, models, "look why: kivactl logs; on from here: kivactl rollback; what kiva.yaml says: kivactl deploy")
 
 
 def status_of(deployment: Deployment) -> Status:

@@ -229,7 +229,7 @@ def _part(name: str, loaded: Loaded, keys: Keys, options: Options) -> _Part:
     cluster = cluster_of(platform)
     releases = releases_for(platform, jwks=keys.jwks, revoked=keys.revoked)
     security = "privileged" if cluster.storage.kind == "host-path" else "restricted"
-    versions = {release.chart: _chart_version(release.chart) for release in releases}
+    versions = {chart: _chart_version(chart) for chart in sorted({release.chart for release in releases})}
     environment = Environment(name, platform.name, cluster.context, cluster.namespace, security, releases, versions)
     manifests = _manifests(environment, options)
     files = {values_file(name, release.name): yaml_text(release.values) for release in releases}

@@ -103,9 +103,9 @@ class Orders:
         accounts: By tenant.
         tariffs: By model of the spec.
         rotate_bytes: Size at which a log is set aside.
-        services: Names under which the name service knows the engines on other machines, `HOST` or `HOST:PORT`, from which what they
+        engines: Names under which the name service knows the engines on other machines, `HOST` or `HOST:PORT`, from which what they
             counted is fetched into the usage folder; empty when they write there themselves.
-        shared: Whether further gateways' meters write into the same ledger.
+        shared: Whether other gateways' meters write into the same ledger: those of other pods, when it is on a server, if nothing is said.
     """
 
     platform: str
@@ -119,7 +119,7 @@ class Orders:
     accounts: Mapping[str, Account]
     tariffs: Mapping[str, Tariff]
     rotate_bytes: int = DEFAULT_ROTATE_BYTES
-    services: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
     shared: bool = False
 
 
@@ -172,8 +172,8 @@ def orders_from(data: Json) -> Orders:
             accounts={name: _account(tenant) for name, tenant in data["tenants"].items()},
             tariffs={name: tariff_from(price) for name, price in data["prices"].items()},
             rotate_bytes=int(data.get("rotate_bytes", DEFAULT_ROTATE_BYTES)),
-            services=tuple(str(service) for service in data.get("services", ())),
-            shared=bool(data.get("shared", False)),
+            engines=tuple(str(name) for name in data.get("engines", ())),
+            shared=bool(data.get("shared", data.get("engines") and not str(data["ledger"]).startswith(SQLITE))),
         )
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         msg = f"not the meter's orders: {type(error).__name__} {error}"

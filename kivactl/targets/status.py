@@ -45,9 +45,9 @@ class Component:
         name: Its name; also the name of its log.
         model: The model it serves; empty for the gateway.
         health: How it is.
-        pid: 0 when it does not run.
+        pid: 0 when it does not run, or not on this machine.
         uptime_s: Seconds since its last start.
-        active: Requests it works on now.
+        active: Requests it works on now; None where nobody says so.
         reason: Why it does not run; empty when it does.
     """
 
@@ -56,7 +56,7 @@ class Component:
     health: Health
     pid: int
     uptime_s: float
-    active: int
+    active: int | None
     reason: str
 
 

@@ -304,6 +304,11 @@ def _not_found(question: Question, status: Json) -> Missing:
             f"there is no namespace {question.namespace} in cluster '{question.context}'",
             f"kubectl create namespace {question.namespace} --context {question.context}",
         )
+    if question.subresource and question.kind and not details.get("name"):
+        return Missing(
+            f"{question.subject} in {question.place} cannot be asked for its {question.subresource}: {_said(question, str(status.get('message') or ''))}",
+            f"kubectl get {question.kind.resource} {question.name} -n {question.namespace} --context {question.context}",
+        )
     if details.get("name") or not question.kind:
         error = Missing(f"there is no {question.subject} in {question.place}")
         error.object_only = True

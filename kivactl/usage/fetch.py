@@ -1,7 +1,7 @@
 """Fetches what engines on other machines have counted, so that the meter beside this gateway can read it.
 
 Runs as `python -m kivactl.usage.fetch ORDERS`, on the meter's orders: every two seconds it asks the name service who the engines are
-(`services`), asks each of them for what is new, and appends that to files in the meter's folder. Events go to standard output, a JSON
+(`engines`), asks each of them for what is new, and appends that to files in the meter's folder. Events go to standard output, a JSON
 object a line. SIGTERM ends it after a last round.
 
 An engine that the name service knows no more is asked until it answers no more. When an engine dies with its machine, what it
@@ -36,8 +36,8 @@ from kivactl.usage.serve import FILE, FROM, PATH, PIECE_BYTES, Answer
 ROUND_S = 2.0
 """Seconds from one round to the next."""
 ENGINE_PORT = 8000
-MOST_ON_DISK_BYTES = 2**30
-"""Size of all copies above which nothing is fetched: the meter is behind, and the engines still have it."""
+MOST_ON_DISK_BYTES = 512 * 2**20
+"""Size of all copies above which nothing is fetched, give or take a piece of each engine: the meter is behind, and they still have it."""
 
 _AT_ONCE = 16
 _PIECES_A_ROUND = 64
@@ -148,6 +148,7 @@ class Fetcher:
         self._seen_s = dict.fromkeys(self._copies.readers(), now_s)
         self._heard: set[str] = set()
         self._trouble: dict[str, str] = {}
+        self._used_bytes = 0
         self._pool = ThreadPoolExecutor(_AT_ONCE)
 
     def run_round(self) -> None:
@@ -156,9 +157,9 @@ class Fetcher:
         now_s = self._world.now_s()
         known = self._engines()
         self._seen_s |= dict.fromkeys(known, now_s)
-        used_bytes = self._copies.size_bytes()
-        if used_bytes > self._world.most_bytes:
-            self._stumble("disk", f"{used_bytes} bytes wait for the meter; nothing is fetched until it has entered them")
+        self._used_bytes = self._copies.size_bytes()
+        if self._used_bytes > self._world.most_bytes:
+            self._stumble("disk", f"{self._used_bytes} bytes wait for the meter; nothing is fetched until it has entered them")
             return
         self._recover("disk")
         for engine, trouble in list(zip(self._seen_s, self._pool.map(self._fetch, list(self._seen_s)), strict=True)):
@@ -192,7 +193,7 @@ class Fetcher:
 
     def _engines(self) -> set[str]:
         """Who the engines are: `ADDRESS:PORT`."""
-        services = [_host_and_port(service) for service in self._orders.services]
+        services = [_host_and_port(name) for name in self._orders.engines]
         for (host, _), addresses in zip(services, self._pool.map(self._world.resolved, [host for host, _ in services]), strict=True):
             if addresses is None:
                 self._stumble(host, "the name service does not answer")
@@ -208,7 +209,10 @@ class Fetcher:
         try:
             for _ in range(_PIECES_A_ROUND):
                 file, start = self._copies.place(engine)
-                if not self._copies.take(engine, (file, start), self._asked(address, int(port), file, start)):
+                answer = self._asked(address, int(port), file, start)
+                more = self._copies.take(engine, (file, start), answer)
+                self._used_bytes += len(answer.lines)
+                if not more or self._used_bytes > self._world.most_bytes:
                     break
         except (_Unanswered, ValueError) as error:
             return str(error)
@@ -276,9 +280,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _host_and_port(service: str) -> tuple[str, int]:
-    host, _, port = service.rpartition(":")
-    return (host, int(port)) if host and port.isdigit() else (service, ENGINE_PORT)
+def _host_and_port(name: str) -> tuple[str, int]:
+    host, _, port = name.rpartition(":")
+    return (host, int(port)) if host and port.isdigit() else (name, ENGINE_PORT)
 
 
 def _alone(folder: Path) -> int:

@@ -223,7 +223,7 @@ class Meter:
         orders, ledger = self._orders, books.ledger
         if (books.month, books.orders) != (month, orders):
             ledger.keep_price_list(month, orders.currency, orders.tariffs)
-        too_old_ms = now_ms - round((self._keep_s - _FETCHED_LATE_S) * 1000) if orders.services else None
+        too_old_ms = now_ms - round((self._keep_s - _FETCHED_LATE_S) * 1000) if orders.engines else None
         changes = post(ledger, batch, orders.accounts, books.averages, too_old_ms)
         ledger.keep_positions([piece.position for piece in pieces], gone, self._reader)
         prices = price_list_of(month, ledger.price_lists())
@@ -280,7 +280,7 @@ class Meter:
         try:
             self._follower.drop_old(_ASIDE_KEPT)
             self._follower.drop_ended(ENDED)
-            only = str(self._orders.access_log) if self._orders.services else None  # a copy is as long as its engine makes it
+            only = str(self._orders.access_log) if self._orders.engines else None  # a copy is as long as its engine makes it
             self._follower.set_aside(self._orders.rotate_bytes, round(self._world.now_s() * 1000), only)
             # A gateway that does not run begins a new log when it starts; until then nothing is written.
             lost = self._follower.missing(str(self._orders.access_log)) and not self._world.reopen_logs(self._orders.admin_socket)

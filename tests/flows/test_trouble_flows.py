@@ -188,6 +188,8 @@ def test_what_does_not_end_is_told(tmp_path, monkeypatch):
 
     now = iter(range(1000))
     monkeypatch.setattr(troubles.leftovers, "marked", lambda *_: [2**22 + 1])
-    deployment = SimpleNamespace(platform=SimpleNamespace(target="local"), layout=Layout(tmp_path, tmp_path), clock=Clock(lambda: float(next(now)), lambda _: None))
+    deployment = SimpleNamespace(
+        platform=SimpleNamespace(target="local"), layout=Layout(tmp_path, tmp_path), clock=Clock(lambda: float(next(now)), lambda _: None)
+    )
     with pytest.raises(NotReadyError, match="do not end"):
         list(troubles.kill(deployment))

@@ -28,6 +28,7 @@ INTERNAL = [
     "/redoc",
     "/openapi.json",
     "/kiva/generating",
+    "/kiva/usage",
     "/tokenize",
     "/detokenize",
     "/tokenizer_info",

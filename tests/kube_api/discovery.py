@@ -60,7 +60,7 @@ def _kind_of(kind: Kind, subresource: str) -> Json:
 
 
 def _verbs(subresource: str) -> list[str]:
-    special = {"log": ["get"], "eviction": ["create"], "binding": ["create"], "token": ["create"], "finalize": ["update"]}
+    special = {"log": ["get"], "eviction": ["create"], "binding": ["create"], "token": ["create"], "portforward": ["create", "get"], "finalize": ["update"]}
     return special.get(subresource, ["get", "patch", "update"])
 
 

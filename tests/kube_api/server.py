@@ -52,6 +52,8 @@ class KubeApi:
         self.crashes: list[Exception] = []
         """Faults of this server itself; whoever tests with it should see that there are none."""
         self.logs: Callable[[str, str, str, bool], list[str] | Refusal] = lambda _namespace, _pod, _container, _previous: []
+        self.ports: dict[int, tuple[str, int]] = {}
+        """Who answers on a port of the pods, when it is forwarded."""
         self.token = token
         self._authority = Authority() if tls else None
         self._server: Server | None = None
@@ -175,6 +177,19 @@ class KubeApi:
             self.admission.check_permission("watch", request.kind, request.namespace, request.name)
             return 200, Watch(self.objects, request)
         return answer(self.objects, request, self._log)
+
+    def forwarded(self, request: Request, port: int) -> tuple[str, int] | None:
+        """Who answers on a port of a pod; None when nobody does.
+
+        Raises:
+            Refusal: There is no such pod, it does not run, or it is not allowed.
+        """
+        assert request.kind is not None
+        self.admission.check_permission("create", request.kind, request.namespace, request.name, "portforward")
+        pod = self.objects.get(request.kind, request.namespace, request.name)
+        if (phase := (pod.get("status") or {}).get("phase", "Pending")) != "Running":
+            raise Refusal(500, f"unable to forward port because pod is not running. Current status={phase}")
+        return self.ports.get(port)
 
     def _log(self, request: Request) -> str:
         pod = self.objects.get(self.kind("Pod"), request.namespace, request.name)

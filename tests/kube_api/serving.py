@@ -17,6 +17,7 @@ from kube_api.answering import Watch
 from kube_api.answers import Refusal, resource_name
 from kube_api.authority import Authority
 from kube_api.faults import Fault
+from kube_api.forwarding import forward
 from kube_api.requests import LARGEST, Request, locate, read
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ class Handler(BaseHTTPRequestHandler):
             fault = api.faults.met_by(request.verb, request.kind_name, request.name)
             if fault is not None and not self._fault(fault, request):
                 return
+            if request.subresource == "portforward":
+                self._forward(request)
+                return
             code, content = api.answer(request)
             if fault is not None and fault.answer == "lost":
                 self._hang_up()
@@ -149,6 +153,13 @@ class Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return False
         return True
+
+    def _forward(self, request: Request) -> None:
+        port = int(request.query.get("ports") or 0)
+        address = self.server.api.forwarded(request, port)
+        request.code = 101
+        self.close_connection = True
+        forward(self.connection, f"{self.raw_requestline.decode()}{self.headers}".replace("\r\n", "\n").replace("\n", "\r\n").encode(), port, address)
 
     def _hang_up(self) -> None:
         self.close_connection = True

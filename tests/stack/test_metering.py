@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import usage_lines
 
 from kivactl.spec.platform import Platform
 from kivactl.stack.layout import Layout
@@ -84,3 +85,19 @@ def test_the_meter_loads_no_spec():
     code = "import sys, kivactl.usage.meter; print(','.join(sys.modules))"
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip().split(","))
     assert not loaded & {"pydantic", "httpx", "typer", "rich", "yaml", "ruamel.yaml", "kivactl.spec.platform", "pg8000"}
+
+
+@pytest.mark.parametrize(
+    ("more", "engines", "shared"),
+    [
+        ({}, (), False),
+        ({"engines": ["kiva-chat-all.kiva.svc:8000"]}, ("kiva-chat-all.kiva.svc:8000",), False),
+        ({"ledger": "postgresql://kiva@db/usage"}, (), False),
+        ({"ledger": "postgresql://kiva@db/usage", "engines": ["a", "b"]}, ("a", "b"), True),
+        ({"ledger": "postgresql://kiva@db/usage", "engines": ["a"], "shared": False}, ("a",), False),
+        ({"shared": True}, (), True),
+    ],
+)
+def test_a_ledger_on_a_server_is_shared_by_the_gateways_of_a_cluster(tmp_path, more, engines, shared):
+    orders = orders_from({**usage_lines.orders(tmp_path), **more})
+    assert (orders.engines, orders.shared) == (engines, shared)

@@ -32,7 +32,10 @@ def command(
         _, layout = layout_of(options)
         found = last_lines(layout, process, lines)
         coming = partial(followed, layout, list(found), time.sleep)
-    options.sink.result(found, "\n".join(_labelled(found)))
+    labelled = _labelled(found)
+    options.sink.result(found, "\n".join(labelled) if labelled else None)
+    if not labelled:
+        options.sink.note("nothing was written yet")
     if follow:
         for name, line in coming():
             options.sink.text(line if len(found) == 1 else f"{name} | {line}")

@@ -12,7 +12,7 @@ from kivactl.cli.site import deployment_of
 
 def command(
     context: typer.Context,
-    number: Annotated[int | None, typer.Argument(min=1, help="Of the deploy, as `kivactl history` has it; the one before the newest when absent.")] = None,
+    number: Annotated[int | None, typer.Argument(min=1, help="Of the deploy, as `kivactl history` has it; when absent the one before.")] = None,
     plan_only: Annotated[bool, typer.Option("--plan", help="Only show what would change; exit code 2 when something would.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

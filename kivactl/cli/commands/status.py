@@ -25,12 +25,12 @@ def command(
     from kivactl.targets.status import Health
 
     options = common(context)
-    look = _look_of(options)
+    look, pods = _look_of(options), on_cluster(options)
     while True:
         status = look()
         if watch and options.sink.coloured:
             options.sink.text("\x1b[H\x1b[2J", end="")
-        options.sink.result(status.as_dict(), lambda: _show(options.sink, status))  # noqa: B023  (called at once)
+        options.sink.result(status.as_dict(), lambda: _show(options.sink, status, pods=pods))  # noqa: B023  (called at once)
         if not watch:
             break
         time.sleep(1)
@@ -50,12 +50,15 @@ def _look_of(options: Common) -> Callable[[], Status]:
     return lambda: status_of(layout, name)
 
 
-def _show(sink, status) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001  (types would load what must stay unloaded)
+def _show(sink, status, *, pods: bool) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001  (types would load what must stay unloaded)
     from kivactl.spec.quantities import format_duration
 
     where = f" at {status.endpoint}" if status.endpoint else ""
     sink.text(f"{status.platform}: {status.health.value}{where}")
-    if status.components:
+    if pods and status.components:
+        seen = [(one.name, one.health.value, format_duration(one.uptime_s) if one.uptime_s >= 1 else "", one.reason) for one in status.components]
+        sink.table(("POD", "HEALTH", "UP", ""), seen, _STYLES)
+    elif status.components:
         rows = [
             (
                 component.name,

@@ -172,6 +172,7 @@ def _model(platform: Platform, model: Model, found: Json, most: int) -> Json:
         **_balance(model, most),
         "per_connection_buffer_limit_bytes": platform.gateway.request_size,
         "ignore_health_on_host_removal": True,
+        **_statistics(cluster_name(model.name)),
         # A replica that hangs keeps its connections open: closing them lets the requests that have no answer yet be
         # retried elsewhere.
         "close_connections_on_host_health_failure": True,

@@ -52,6 +52,16 @@ class Drift:
     by: str = ""
     at: str = ""
 
+    @property
+    def gone(self) -> bool:
+        """Whether the whole object is not there any more."""
+        return any(one.path == self.subject for one in self.differences)
+
+    @property
+    def added(self) -> bool:
+        """Whether there is something that nobody deployed, which a deploy leaves."""
+        return any(one.before is None for one in self.differences)
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON-ready data."""
         return asdict(self)

@@ -108,4 +108,6 @@ def _text(value: Any) -> str | None:
     if value is None:
         return None
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    if len(text) > _LONGEST and isinstance(value, dict):
+        return f"{len(value)} settings"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -10,6 +10,9 @@ from kivactl.targets.kubernetes.seen import at_once, stored_revision
 from kivactl.tools.helm_output import StoredRelease
 from kivactl.tools.kube import Cluster
 
+BACK = "rollback to "
+"""How the record calls a way back; the number of the deploy follows."""
+
 _ORDER = {ENGINE: 0, GATEWAY: 1}
 
 
@@ -18,19 +21,29 @@ def deploy_of(record: Record, number: int | None) -> Deploy:
 
     Args:
         record: The record.
-        number: Of the deploy; the one before the newest when None.
+        number: Of the deploy. When None: where a deploy is unfinished the newest finished one, where a return is unfinished the same
+            once more, otherwise the one before the newest.
 
     Raises:
         UsageError: There is no such deploy; the hint has those that there are.
     """
-    if number is None and len(record.deploys) >= 2:
-        return record.deploys[-2]
+    if number is None:
+        number = _before(record)
     found = next((one for one in record.deploys if one.number == number), None)
-    if found is None:
-        known = ", ".join(str(one.number) for one in record.deploys)
-        what = "there is no deploy to go back to" if number is None else f"there is no deploy {number}"
-        raise UsageError(what, f"one of: {known}" if known else "kivactl deploy")
-    return found
+    if found is not None:
+        return found
+    if number is None:
+        raise UsageError("there is no deploy to go back to", "kivactl history" if record.deploys else "kivactl deploy")
+    known = ", ".join(str(one.number) for one in record.deploys)
+    raise UsageError(f"there is no deploy {number}", f"one of: {known}" if known else "kivactl deploy")
+
+
+def _before(record: Record) -> int | None:
+    """Number of the deploy that people mean who only say "back"; None when there is none."""
+    if record.unfinished is not None:
+        begun = record.unfinished.verb.removeprefix(BACK)
+        return int(begun) if begun.isdigit() else record.last.number if record.last else None
+    return record.deploys[-2].number if len(record.deploys) >= 2 else None
 
 
 def desired_of(cluster: Cluster, record: Record, deploy: Deploy) -> ClusterDesired:

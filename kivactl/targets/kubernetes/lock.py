@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from kivactl.tools.kube import Cluster
 from kivactl.tools.lease import Held, held
 
+_SHARED: dict[tuple[str, str, str], Lock] = {}
+
 
 class Lock:
-    """The lock of one platform. A procedure is made of commands that each take it; within this process it counts as held once more.
+    """The lock of one platform. A procedure is made of commands that each take it; while one holds it, it counts as held for all of them.
 
     Args:
         cluster: The cluster whose Lease it is.
@@ -35,13 +37,17 @@ class Lock:
             PreconditionError: Someone else holds it.
             KivaError: The cluster does not answer.
         """
-        with self._guard:
-            if self._held is not None:
-                yield self._held
-                return
-            with held(self._cluster, self._platform, verb) as lease:
-                self._held = lease
-                try:
-                    yield lease
-                finally:
-                    self._held = None
+        if self._held is not None:
+            yield self._held
+            return
+        with self._guard, held(self._cluster, self._platform, verb) as lease:
+            self._held = lease
+            try:
+                yield lease
+            finally:
+                self._held = None
+
+
+def lock_of(cluster: Cluster, platform: str) -> Lock:
+    """The lock that everything in this process shares which goes to the same namespace of the same cluster."""
+    return _SHARED.setdefault((cluster.server, cluster.namespace, platform), Lock(cluster, platform))

@@ -12,6 +12,9 @@ from kivactl.targets.kubernetes.desired import GATEWAY, MONITORING, step_of
 from kivactl.targets.kubernetes.difference import subject_of
 from kivactl.targets.kubernetes.feasibility import Way
 
+_FOLLOWS = ("labels.app.kubernetes.io/version", "annotations.kiva/version")
+"""What changes whenever something else does, on every object: told only where it is all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -65,7 +68,7 @@ def _acting(phases: list[Phase]) -> list[Phase]:
 
 
 def _change(step: Step) -> Change:
-    differences = step.differences
+    differences = tuple(one for one in step.differences if not one.path.endswith(_FOLLOWS)) or step.differences
     if step.reason:
         differences = (Difference(f"release {step.release.name}", step.reason, "again" if step.acts else "is waited for"), *differences)
     return Change(_verb(step), step_of(step.release), differences, step.decision.disruption if step.decision else "")

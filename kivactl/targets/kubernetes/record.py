@@ -84,7 +84,7 @@ class Record:
 
 def record_name(platform: str) -> str:
     """Name of the ConfigMap."""
-    return f"{platform.replace('.', '-')}-kivactl"
+    return f"{platform}-kivactl"
 
 
 def read_record(cluster: Cluster, platform: str) -> Record:
@@ -95,7 +95,7 @@ def read_record(cluster: Cluster, platform: str) -> Record:
 
 def write_record(cluster: Cluster, record: Record) -> None:
     """Replace the record; to be called by who holds the lock."""
-    labels = {"app.kubernetes.io/part-of": "kiva", "app.kubernetes.io/managed-by": "kivactl", "kiva/platform": record.platform.replace(".", "-")}
+    labels = {"app.kubernetes.io/part-of": "kiva", "app.kubernetes.io/managed-by": "kivactl", "kiva/platform": record.platform}
     metadata = {"name": record_name(record.platform), "labels": labels}
     cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {_FILE: format_record(record)}}, force=True)
 

@@ -27,6 +27,7 @@ from kivactl.targets.kubernetes.plan import phases_of
 from kivactl.targets.kubernetes.record import Record, Unfinished, change_record
 from kivactl.targets.kubernetes.seen import deployed_releases, stored_revision
 from kivactl.tools.helm import Helm
+from kivactl.tools.helm_failure import BrokenOff, UnreachableCluster
 from kivactl.tools.kube import Cluster
 from kivactl.tools.kube_errors import Unreachable
 from kivactl.tools.lease import Lost
@@ -173,7 +174,7 @@ class Rollout:
         name, subject = step.release.name, step_of(step.release)
         yield Outcome(subject, Status.PROGRESS, error.message)
         revision = good_revision(step, record)
-        if isinstance(error, Lost | Unreachable):
+        if isinstance(error, Lost | Unreachable | UnreachableCluster | BrokenOff):
             became = "it is left as it is"
         elif step.acts and not self._written(name, step):
             became = "nothing of it was changed"

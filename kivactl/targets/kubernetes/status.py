@@ -87,7 +87,7 @@ def _component(pod: Json, events: Sequence[Event], where: Where, now: datetime) 
         health=health,
         pid=0,
         uptime_s=_age_s(pod, now),
-        active=0,
+        active=None,
         reason=trouble.sentence if trouble is not None and health is Health.RESTARTING else "",
     )
 
@@ -104,7 +104,7 @@ def _without_pods(workloads: Iterable[Json], by_kind: Mapping[str, Sequence[Json
         reason = "" if record.stopped_at else ("no pod was made: kubectl describe says why" if wanted else "no replicas are wanted")
         model = _label(workload, MODEL) if kind == _ENGINE else ""
         health = Health.STOPPED if record.stopped_at or not wanted else Health.STARTING
-        components.append(Component(_name(workload), model, health, 0, 0.0, 0, reason))
+        components.append(Component(_name(workload), model, health, 0, 0.0, None, reason))
     return components
 
 

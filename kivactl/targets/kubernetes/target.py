@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from kivactl.stack.gateway.files import Json
 from kivactl.targets.kubernetes.course import Course, Surveyor
 from kivactl.targets.kubernetes.desired import GATEWAY, ClusterDesired
 from kivactl.targets.kubernetes.drift import Drift, drift_of
-from kivactl.targets.kubernetes.history import deploy_of, desired_of, notes_on
-from kivactl.targets.kubernetes.lock import Lock
+from kivactl.targets.kubernetes.history import BACK, deploy_of, desired_of, notes_on
+from kivactl.targets.kubernetes.lock import Lock, lock_of
 from kivactl.targets.kubernetes.operation import Operation, none_of
 from kivactl.targets.kubernetes.plan import plan_of
 from kivactl.targets.kubernetes.record import Deploy, Record, change_record, read_record
@@ -163,7 +163,7 @@ class KubernetesTarget:
         """What going back to an earlier deploy would change.
 
         Args:
-            number: Of the deploy; the one before the newest when None.
+            number: Of the deploy; None for the one that `deploy_of` chooses.
             title: Of the plan.
 
         Raises:
@@ -175,13 +175,19 @@ class KubernetesTarget:
         plan = self.plan(desired_of(self.cluster, record, deploy), title)
         return replace(plan, notes=(*notes_on(deploy), *plan.notes))
 
-    def go_back(self, number: int | None) -> Iterator[Outcome]:
-        """Go back to an earlier deploy, which makes a further one; arguments and errors as of `plan_return`."""
+    def go_back(self, number: int | None, verify: Callable[[], Iterable[Outcome]] = tuple) -> Iterator[Outcome]:
+        """Go back to an earlier deploy, which makes a further one; errors as of `plan_return`.
+
+        Args:
+            number: As for `plan_return`.
+            verify: Proves that it serves; only then it counts as finished.
+        """
         with self.locked("rollback"):
             record = self.record()
             deploy = deploy_of(record, number)
-            yield from self._apply(desired_of(self.cluster, record, deploy), f"rollback to {deploy.number}")
-            self._finish(f"rollback to {deploy.number}", deploy.spec, now())
+            yield from self._apply(desired_of(self.cluster, record, deploy), f"{BACK}{deploy.number}")
+            yield from verify()
+            self._finish(f"{BACK}{deploy.number}", deploy.spec, now())
 
     def _finish(self, verb: str, spec_digest: str, at: str) -> None:
         revisions = {name: one.newest.state.revision for name, one in deployed_releases(self.cluster, self.platform).items()}
@@ -211,4 +217,4 @@ def open_kubernetes(platform: str, kubernetes: Kubernetes | None, clock: Clock) 
     kubeconfig = Path(kubernetes.kubeconfig).expanduser() if kubernetes.kubeconfig else None
     cluster = open_cluster(kubernetes.context, kubernetes.namespace, kubeconfig, clock=clock)
     helm = Helm(kubeconfig, kubernetes.context, kubernetes.namespace)
-    return KubernetesTarget(platform, cluster, helm, content("helm"), Lock(cluster, platform))
+    return KubernetesTarget(platform, cluster, helm, content("helm"), lock_of(cluster, platform))

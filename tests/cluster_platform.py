@@ -1,0 +1,142 @@
+"""A platform in a cluster as its operator has it: a folder with kiva.yaml, keys and a kubeconfig; an API server in memory with pods by script; the real Helm
+with the real charts; and a gateway that answers where the pods' port is forwarded to."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from cluster_specs import ENGINE, GATEWAY, model
+from kube_api.kubelet import Kubelet
+from kube_api.server import KubeApi
+
+from kivactl.flows.provision import names_for
+from kivactl.spec.load import load
+from kivactl.stack.certificates import authority_for, new_key, server_certificate_for
+from kivactl.stack.layout import Layout
+
+CONTEXT, NAMESPACE, PORT = "prod", "kiva", 4000
+
+
+class Gateway(ThreadingHTTPServer):
+    """Answers as the platform's gateway does, with its certificate.
+
+    Attributes:
+        answer: Status and body of the next answers, None for a generated token.
+        asked: Models that were asked, and whether with a token.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(layout.certificate, layout.certificate_key)
+        self.answer: tuple[int, dict[str, Any]] | None = None
+        self.asked: list[tuple[str, bool]] = []
+        self._tls = context
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's thread."""
+        super().finish_request(self._tls.wrap_socket(request, server_side=True), client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are nothing to speak of."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Gateway
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((body["model"], self.headers.get("Authorization", "").startswith("Bearer ")))
+        done = {"choices": [{"text": "x"}], "usage": {"completion_tokens": 1}}
+        code, content = self.server.answer or (200, done)
+        data = json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the method that it replaces
+        """Say nothing."""
+
+
+class Operator:
+    """One who runs kivactl in a folder.
+
+    Args:
+        folder: Theirs; gets `kiva.yaml`, `.kiva` and `kubeconfig`.
+        api: The cluster.
+    """
+
+    def __init__(self, folder: Path, api: KubeApi) -> None:
+        self.folder = folder
+        self.api = api
+        self.layout = Layout(folder / ".kiva", folder / ".kiva")
+        api.kubeconfig(folder / "kubeconfig", CONTEXT)
+
+    def spec(self, *models: dict[str, Any], name: str = "kiva", gateway: dict[str, Any] | None = None, **cluster: Any) -> None:
+        """Write kiva.yaml, which is JSON as well; one model with one replica when none is given."""
+        here = {
+            "context": CONTEXT,
+            "kubeconfig": "./kubeconfig",
+            "namespace": NAMESPACE,
+            "images": {"engine": ENGINE, "gateway": GATEWAY},
+            "storage": {"size": "20GiB"},
+            **cluster,
+        }
+        spec = {"name": name, "target": "kubernetes", "kubernetes": here, "models": list(models) or [model()], **({"gateway": gateway} if gateway else {})}
+        (self.folder / "kiva.yaml").write_text(json.dumps(spec, indent=1))
+
+    def provision(self) -> None:
+        """Keys and certificates, as `kivactl provision` makes them."""
+        platform, layout = load(self.folder / "kiva.yaml").platform, self.layout
+        for path in (layout.gateway, layout.logs, layout.tls, layout.signing_key.parent):
+            path.mkdir(parents=True, exist_ok=True)
+        now, authority_key, key = datetime.now(UTC), new_key(), new_key()
+        authority = authority_for(authority_key, platform=platform.name, now=now)
+        certificate = server_certificate_for(key, platform=platform.name, names=names_for(platform), authority=authority, authority_key=authority_key, now=now)
+        files = {layout.ca_certificate: authority, layout.ca_key: authority_key, layout.certificate: certificate, layout.certificate_key: key}
+        for path, content in {**files, layout.signing_key: new_key()}.items():
+            path.write_bytes(content)
+            path.chmod(0o600)
+
+    def written(self, since: int = 0) -> list[str]:
+        """What was changed in the cluster by way of requests, as `patch Deployment kiva-qwen`, but for lock and record."""
+        own = {"Lease", "ConfigMap kiva-kivactl"}
+        found = [(one.verb, f"{one.kind_name} {one.name}".strip(), one.kind_name) for one in self.api.writes()[since:]]
+        return [f"{verb} {what}" for verb, what, kind in found if kind not in own and what not in own]
+
+
+@contextmanager
+def gateway_of(operator: Operator) -> Iterator[Gateway]:
+    """The gateway of a provisioned platform, behind the forwarded port of its pods."""
+    server = Gateway(operator.layout)
+    operator.api.ports[PORT] = ("127.0.0.1", server.server_address[1])
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[KubeApi, Kubelet]]:
+    """A cluster with a node of four GPUs, a storage class and a namespace."""
+    with KubeApi() as api:
+        kubelet = Kubelet(api)
+        kubelet.node("gpu-1", gpus=4)
+        kubelet.storage_class("disk", default=True)
+        api.namespace(NAMESPACE)
+        yield api, kubelet
+        assert api.crashes == []
