@@ -66,7 +66,10 @@ class TestDrift:
         assert (found.by, found.added) == ("kubectl-set", True)
         assert found.differences == (Difference("Deployment kiva-qwen containers.engine.env.VLLM_LOGGING_LEVEL", None, "DEBUG"),)
         assert plan_deploy(place.deployment).empty
-        assert editing(place.deployment, found.subject) == "kubectl --context prod -n kiva edit deployment kiva-qwen"
+        assert (
+            editing(place.deployment, found.subject)
+            == f"kubectl --context prod --kubeconfig {place.operator.folder}/kubeconfig -n kiva edit deployment kiva-qwen"
+        )
         kubectl("set", "env", "deployment/kiva-qwen", "-c", "engine", "VLLM_LOGGING_LEVEL-")
         assert drift(place.deployment) == ()
 

@@ -87,7 +87,7 @@ class Follower:
     def __init__(self, cluster: Cluster, clock: Clock) -> None:
         self.cluster = cluster
         self.clock = clock
-        self.where = Where(cluster.context, cluster.namespace)
+        self.where = Where(cluster.context, cluster.namespace, cluster.flags)
         self.ready_s: dict[str, float] = {}
         self._looks = 0
         self._answered_s = clock.now_s()
@@ -204,10 +204,19 @@ class Follower:
         except KivaError:
             return ()
 
-    def _measure(self, name: str, pods: list[Json]) -> None:
-        times = [time for pod in newest_first(pods)[:1] if (time := ready_within_s(pod)) is not None]
-        if times:
-            self.ready_s[name] = times[0]
+    def _measure(self, name: str, pods: Sequence[Json]) -> None:
+        for _ in range(2):
+            times = [time for pod in newest_first(pods)[:1] if (time := ready_within_s(pod)) is not None]
+            if times:
+                self.ready_s[name] = times[0]
+                return
+            pods = self._of(name)  # they were listed a moment before the workload that says they are ready
+
+    def _of(self, name: str) -> Sequence[Json]:
+        try:
+            return self.cluster.list("Pod", f"{INSTANCE}={name}").items
+        except KivaError:
+            return ()
 
 
 def logs_of(cluster: Cluster, pod: Json) -> dict[str, Logs]:

@@ -59,7 +59,7 @@ def status_of(cluster: Cluster, platform: str) -> Status:
     late = [pod for pod in kinds[0] if not is_ready(pod) and not ending(pod)]
     logs = at_once(lambda pod: logs_of(cluster, pod), late[:_READ])
     seen = Pods(kinds[0], cluster.events(), kinds[1], dict(zip(map(_name, late), logs, strict=False)))
-    return status_from(seen, read_record(cluster, platform), Where(cluster.context, cluster.namespace), platform, datetime.now(UTC))
+    return status_from(seen, read_record(cluster, platform), Where(cluster.context, cluster.namespace, cluster.flags), platform, datetime.now(UTC))
 
 
 def status_from(seen: Pods, record: Record, where: Where, platform: str, now: datetime) -> Status:
