@@ -10,6 +10,7 @@ from kivactl.flows.deployment import Deployment
 from kivactl.flows.verification import generated
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Outcome, Plan
+from kivactl.plan import Status as Progress
 from kivactl.targets.kubernetes.drift import Drift
 from kivactl.targets.kubernetes.record import Record
 from kivactl.targets.kubernetes.seen import at_once, deployed_releases
@@ -48,9 +49,9 @@ def drift(deployment: Deployment) -> tuple[Drift, ...]:
 
 def editing(deployment: Deployment, subject: str) -> str:
     """The command that takes away what somebody added to an object, such as `Deployment kiva-qwen`."""
-    cluster = _cluster(deployment, "kivactl status").cluster
+    cluster = target_of(deployment, "kivactl status").cluster
     kind, _, name = subject.partition(" ")
-    return Where(cluster.context, cluster.namespace).command(f"edit {kind.lower()} {name}")
+    return Where(cluster.context, cluster.namespace, cluster.flags).command(f"edit {kind.lower()} {name}")
 
 
 def plan_rollback(deployment: Deployment, number: int | None) -> Plan:
