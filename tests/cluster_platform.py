@@ -4,23 +4,33 @@ with the real charts; and a gateway that answers where the pods' port is forward
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+from cluster_site import QuickClock
 from cluster_specs import ENGINE, GATEWAY, model
+from helm.charts import binary
 from kube_api.kubelet import Kubelet
 from kube_api.server import KubeApi
 
+from kivactl.flows.deploy import apply_deploy, plan_deploy
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.provision import names_for
+from kivactl.plan import Outcome
 from kivactl.spec.load import load
 from kivactl.stack.certificates import authority_for, new_key, server_certificate_for
 from kivactl.stack.layout import Layout
+from kivactl.targets.kubernetes.record import Record, parse_record
+from kivactl.tools.clock import Clock
 
 CONTEXT, NAMESPACE, PORT = "prod", "kiva", 4000
 
@@ -140,3 +150,57 @@ def cluster() -> Iterator[tuple[KubeApi, Kubelet]]:
         api.namespace(NAMESPACE)
         yield api, kubelet
         assert api.crashes == []
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything of a platform in a cluster."""
+
+    operator: Operator
+    api: KubeApi
+    kubelet: Kubelet
+    gateway: Gateway
+
+    @property
+    def deployment(self) -> Deployment:
+        """As the command line makes it of the folder."""
+        path = self.operator.folder / "kiva.yaml"
+        loaded = load(path)
+        return Deployment(loaded, self.operator.layout, lambda: load(path))
+
+    def deploy(self, *models: dict[str, Any]) -> list[Outcome]:
+        """Make it what a spec with these models says."""
+        self.operator.spec(*models)
+        deployment = self.deployment
+        return list(apply_deploy(deployment, plan_deploy(deployment)))
+
+    def record(self) -> Record:
+        """What the cluster says of deploys."""
+        found = self.api.get("ConfigMap", "kiva-kivactl", NAMESPACE) or {}
+        return parse_record((found.get("data") or {}).get("record.json", ""), "kiva")
+
+    def command_of(self, model_name: str = "qwen") -> list[str]:
+        """What the engine of a model is started with."""
+        found = self.api.get("Deployment", f"kiva-{model_name}", NAMESPACE)
+        assert found is not None
+        words: list[str] = found["spec"]["template"]["spec"]["containers"][0]["command"]
+        return words
+
+
+@contextmanager
+def site(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A provisioned platform, nothing of it deployed yet; pods come up by themselves, and waiting takes no time."""
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "helm").symlink_to(binary("helm"))
+    patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for what in ("CACHE", "CONFIG", "DATA"):
+        patch.setenv(f"HELM_{what}_HOME", str(folder / f"helm-{what.lower()}"))
+    clock = QuickClock()
+    patch.setattr(Clock.__init__, "__defaults__", (clock.now_s, clock.sleep))
+    with cluster() as (api, kubelet):
+        operator = Operator(folder, api)
+        operator.spec()
+        operator.provision()
+        with gateway_of(operator) as gateway, kubelet.running():
+            yield Site(operator, api, kubelet, gateway)

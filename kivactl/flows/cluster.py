@@ -51,7 +51,7 @@ def editing(deployment: Deployment, subject: str) -> str:
     """The command that takes away what somebody added to an object, such as `Deployment kiva-qwen`."""
     cluster = target_of(deployment, "kivactl status").cluster
     kind, _, name = subject.partition(" ")
-    return Where(cluster.context, cluster.namespace).command(f"edit {kind.lower()} {name}")
+    return Where(cluster.context, cluster.namespace, cluster.flags).command(f"edit {kind.lower()} {name}")
 
 
 def plan_rollback(deployment: Deployment, number: int | None) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kivactl.errors import ToolError
@@ -11,7 +12,7 @@ from kivactl.tools.clock import Clock
 from kivactl.tools.kube_access import access_for, kubeconfig_files, read_kubeconfig
 from kivactl.tools.kube_asking import Asking, Watching
 from kivactl.tools.kube_calls import Answer, Calls, Cut, Request
-from kivactl.tools.kube_errors import AlreadyThere, Invalid, Missing
+from kivactl.tools.kube_errors import AlreadyThere, Invalid, Missing, flags_for
 from kivactl.tools.kube_exec import run_in
 from kivactl.tools.kube_forward import Forward
 from kivactl.tools.kube_kinds import KINDS
@@ -48,6 +49,7 @@ class Cluster:
         self.context = asking.calls.access.context
         self.server = asking.calls.access.server
         self.namespace = asking.namespace
+        self.flags = flags_for(self.context, asking.calls.access.kubeconfig)
         self.clock = asking.clock
 
     def impatient(self, patience_s: float) -> Cluster:
@@ -339,7 +341,7 @@ def open_cluster(context: str, namespace: str, kubeconfig: Path | None = None, *
         PreconditionError: There is no such context (the hint names those that exist), or its files or credentials cannot be had.
     """
     clock = clock or Clock()
-    access = access_for(read_kubeconfig(kubeconfig_files(kubeconfig)), context)
+    access = replace(access_for(read_kubeconfig(kubeconfig_files(kubeconfig)), context), kubeconfig=str(kubeconfig or ""))
     return Cluster(Asking(Calls(access, clock), namespace, clock))
 
 

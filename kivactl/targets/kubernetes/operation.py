@@ -141,7 +141,7 @@ class Operation:
             if not left:
                 return
         raise NotReadyError(
-            f"pods do not end: those of {', '.join(sorted(left))}", f"kubectl --context {self.cluster.context} -n {self.cluster.namespace} get pods -o wide"
+            f"pods do not end: those of {', '.join(sorted(left))}", f"kubectl {self.cluster.flags} -n {self.cluster.namespace} get pods -o wide"
         )
 
     def _until_ending(self, pod: str) -> None:

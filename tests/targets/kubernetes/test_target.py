@@ -208,8 +208,8 @@ def test_nothing_deployed_is_said(site):
 def test_routes_are_exchanged_alone(site):
     site.deploy(ONE)
     routes = {"resources": [{"name": "gateway", "models": ["other"]}]}
-    assert site.target.route(routes)
-    assert not site.target.route(routes)
+    assert site.target.gateway.route(routes).changed
+    assert not site.target.gateway.route(routes).changed
     found = site.api.get("ConfigMap", "kiva-gateway-routes", NAMESPACE)
     assert json.loads(found["data"]["routes.json"]) == routes
     assert site.revision(GATEWAY) == 2
@@ -242,7 +242,7 @@ def test_a_missing_namespace_is_said_with_the_command_that_makes_it(site):
     site.api.remove("Namespace", NAMESPACE)
     with pytest.raises(PreconditionError) as failure:
         site.target.plan(ONE, "x")
-    assert failure.value.hint == "kubectl create namespace kiva --context prod"
+    assert failure.value.hint == f"kubectl create namespace kiva --context prod --kubeconfig {site.kubeconfig}"
 
 
 def test_another_platform_in_the_same_namespace_is_left_alone(site):
