@@ -27,7 +27,7 @@ def plan(deployment: Deployment, title: str) -> Plan:
         PreconditionError: The keys are not there yet, or it cannot fit.
         KivaError: The cluster does not answer, or refuses an object.
     """
-    return deployment.target.plan(_desired(deployment), title)
+    return deployment.target.plan(desired_for(deployment), title)
 
 
 def steps(deployment: Deployment) -> Iterator[Outcome]:
@@ -39,12 +39,17 @@ def steps(deployment: Deployment) -> Iterator[Outcome]:
     target = deployment.target
     assert isinstance(target, KubernetesTarget)
     with target.locked("deploy"):  # until it is proved: who begins meanwhile would be waiting for our pods
-        yield from target.apply(_desired(deployment))
+        yield from target.apply(desired_for(deployment))
         yield from _verify(deployment, target)
         target.finish(deployment.loaded.digest, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def _desired(deployment: Deployment) -> ClusterDesired:
+def desired_for(deployment: Deployment) -> ClusterDesired:
+    """All that should run, with the keys and the certificate of this machine.
+
+    Raises:
+        PreconditionError: They are not there yet.
+    """
     platform, layout = deployment.platform, deployment.layout
     if not provisioned(layout, platform):
         raise PreconditionError(f"there are no keys and certificates for '{platform.name}' yet", "kivactl provision")
