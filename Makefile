@@ -26,11 +26,12 @@ up: $(READY)  ## a running platform on this machine, with a first chat and a sho
 down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
-test: test-system test-fast  ## everything: lint, fast tests, real engines and gateway (55 minutes on two cores)
-	$(BIN)/python -m pytest -m real
+test: test-system test-fast  ## everything: lint, fast tests, real Helm, engines and gateway (60 minutes on two cores)
+	$(BIN)/python -m pytest -m charts -n auto
+	$(BIN)/python -m pytest -m "real and not charts"
 
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)
-	$(BIN)/python -m pytest -m "not real" -n auto
+	$(BIN)/python -m pytest -m "not real and not charts" -n auto
 
 lint: $(READY)  ## ruff, mypy, import-linter, ansible-lint
 	$(BIN)/ruff check .

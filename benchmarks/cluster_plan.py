@@ -76,8 +76,9 @@ def measure(folder: Path, models: int, rounds: int) -> Figures:
         operator.spec(*(model(name) for name in names))
         operator.provision()
         deployment = Deployment(load(folder / "kiva.yaml"), operator.layout, lambda: load(folder / "kiva.yaml"))
-        target, desired = deployment.target, desired_for(deployment)
+        target = deployment.target
         assert isinstance(target, KubernetesTarget)
+        desired = desired_for(deployment, {})
         deploy_s, _ = _seconds(lambda: list(target.apply(desired)))
         target.finish(deployment.loaded.digest, "2026-11-29T12:00:00+00:00")
         releases = [one.release for one in Surveyor(target.cluster, target.helm, target.charts).course(desired).steps]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kivactl.errors import NotReadyError, PreconditionError, UsageError
+from kivactl.errors import KivaError, PreconditionError, UsageError
 from kivactl.flows.deployment import Deployment
 from kivactl.flows.provision import names_for
 from kivactl.journal import Journal, run_name
@@ -26,13 +26,9 @@ from kivactl.stack.endpoint import reached_at
 from kivactl.targets.lock import held
 from kivactl.targets.pair import install_pair
 from kivactl.targets.release import write_file
-from kivactl.tools import tls
-from kivactl.tools.envoy import Admin
 
 AUTHORITY, GATEWAY = "authority", "gateway"
 """What certificates are for."""
-
-_TAKEN_OVER_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +89,17 @@ def plan_certificate(deployment: Deployment, *, only_if_due: bool, days: int = S
     """
     given = deployment.platform.gateway.tls.certificate
     if given is not None:
-        raise UsageError(f"the spec gives the gateway's certificate, {given}: who issued it renews it", "rename the new files onto the old; kivactl certs show")
+        then = "kivactl certs show" if deployment.platform.target == "local" else "kivactl deploy"
+        raise UsageError(f"the spec gives the gateway's certificate, {given}: who issued it renews it", f"rename the new files onto the old; {then}")
+    _refuse_foreign(deployment)
     now = datetime.now(UTC)
     title = f"certificate of {deployment.platform.name}"
     if not new_authority:
         _authority(deployment, now)
     present = _present(deployment)
     reason = due(deployment, now)
+    if reason is None and not deployment.target.gateway.holds(deployment.layout.certificate.read_bytes()):
+        reason = "the gateway in the cluster does not have it"
     if only_if_due and reason is None and not new_authority:
         assert present is not None
         return Plan(title, (), (f"the gateway's certificate is good until {present.not_after:%Y-%m-%d}",), present.fingerprint)
@@ -165,26 +165,32 @@ def _issue(deployment: Deployment, days: int, *, new_authority: bool) -> Iterato
     )
     install_pair(layout, key, certificate)
     said = parse(certificate)[0]
-    served = _until_served(deployment, said.fingerprint)
-    message = f"good until {said.not_after:%Y-%m-%d}" + (", the gateway shows it" if served else "")
-    facts = {"fingerprint": said.fingerprint, "not_after": said.not_after.isoformat(), "names": list(said.names), "served": served}
+    told = deployment.target.gateway.show(key, certificate, _entrance(deployment))
+    message = f"good until {said.not_after:%Y-%m-%d}" + told.sentence("the gateway shows it")
+    facts = {"fingerprint": said.fingerprint, "not_after": said.not_after.isoformat(), "names": list(said.names), "served": told.taken_over}
     yield Outcome("certificate", Status.DONE, message, deployment.clock.now_s() - started_s, facts)
 
 
-def _until_served(deployment: Deployment, fingerprint: str) -> bool:
-    """Wait until a running gateway shows a certificate; whether one runs."""
-    for _ in deployment.clock.ticks(_TAKEN_OVER_WITHIN_S, every_s=0.05):
-        seen = _shown_by_gateway(deployment)
-        if seen is None or seen == fingerprint:
-            return seen is not None
-    raise NotReadyError(f"the gateway does not show the new certificate within {_TAKEN_OVER_WITHIN_S:g} s", "kivactl logs gateway")
-
-
 def _shown_by_gateway(deployment: Deployment) -> str | None:
+    try:
+        return deployment.target.gateway.shown(_entrance(deployment))
+    except KivaError:
+        return None  # the files can be told of all the same
+
+
+def _entrance(deployment: Deployment) -> tuple[str, int]:
     gateway = deployment.platform.gateway
-    if not Admin(deployment.layout.gateway_admin_socket, timeout_s=2).ready():
-        return None
-    return tls.shown_fingerprint(reached_at(gateway.address), gateway.port)
+    return reached_at(gateway.address), gateway.port
+
+
+def _refuse_foreign(deployment: Deployment) -> None:
+    """Where something in the cluster makes the certificate, it is not ours to renew."""
+    cluster = deployment.platform.kubernetes if deployment.platform.target == "kubernetes" else None
+    if cluster is not None and cluster.gateway.certificate != "own":
+        raise UsageError(
+            f"the gateway's certificate comes from `kubernetes.gateway.certificate: {cluster.gateway.certificate}`, which renews it",
+            f"kubectl --context {cluster.context} -n {cluster.namespace} describe certificates,secrets",
+        )
 
 
 def _authority(deployment: Deployment, now: datetime) -> tuple[bytes, bytes]:

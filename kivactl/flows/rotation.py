@@ -76,7 +76,10 @@ def _rotate(deployment: Deployment, overlap: timedelta | None, *, at_once: bool)
             path.unlink()
     # A key left by a rotation that was killed never signed anything, but may be as known as the old one.
     write_file(next_key(layout), new_key().decode())
-    announce(layout, register, clock)
+    told = announce(layout, register, deployment.target.gateway)
+    if told.within_s:
+        yield Outcome("signing key", Status.PROGRESS, f"the new key signs in {told.within_s:g} s, when the gateway knows it{told.sentence('')}")
+        clock.sleep(told.within_s)
 
     invalid = [token for token in register.tokens if at_once and token.live(now)]
     if at_once:
@@ -87,8 +90,9 @@ def _rotate(deployment: Deployment, overlap: timedelta | None, *, at_once: bool)
     next_key(layout).replace(layout.signing_key)
 
     register = tidied(layout, register, datetime.now(UTC))
-    announce(layout, register, clock)
+    told = announce(layout, register, deployment.target.gateway)
     message = f"new; {count(invalid, 'token')} became invalid" if at_once else "new; tokens of the old one stay good for their time"
+    message += told.sentence("the gateway goes by it") if told.note else ""
     yield Outcome("signing key", Status.DONE, message, clock.now_s() - started_s, {"key": key_id(signing_key(layout)), "invalid": len(invalid)})
 
 

@@ -13,9 +13,9 @@ from kivactl.flows.chat import known
 from kivactl.flows.deployment import Deployment
 from kivactl.plan import Outcome, Status
 from kivactl.spec.edit import edit_for
-from kivactl.spec.platform import Alias
-from kivactl.targets.release import Release, read_release, write_release
-from kivactl.targets.routing import counts, deployed_routes, in_order, read_shares, routes_with, write_shares
+from kivactl.spec.platform import Alias, Platform
+from kivactl.targets.routing import counts, in_order, routes_with
+from kivactl.targets.steering import Shares
 
 WHOLE = 100
 
@@ -28,7 +28,7 @@ def current(deployment: Deployment, alias: str) -> dict[str, int]:
         PreconditionError: What a rollout holds is unreadable.
     """
     spec = _alias(deployment, alias).models
-    held = read_shares(deployment.layout).get(alias)
+    held = deployment.target.gateway.held_shares().get(alias)
     return in_order(spec, held) if held and counts(held, _models(deployment)) else dict(spec)
 
 
@@ -71,30 +71,31 @@ def set_shares(deployment: Deployment, alias: str, shares: Mapping[str, int]) ->
         ToolError: The gateway refuses the change.
         NotReadyError: It does not take the change over in time.
     """
-    layout = deployment.layout
+    gateway = deployment.target.gateway
     spec = _alias(deployment, alias).models
     wanted = in_order(spec, {known("model", model, [one.name for one in deployment.platform.models]): weight for model, weight in shares.items()})
     if not any(wanted.values()):
         raise UsageError(f"no model would answer for '{alias}'", "give at least one of them a share")
-    _refuse_unserved([model for model, weight in wanted.items() if weight], read_release(layout.release))
+    gateway.refuse_unserved([model for model, weight in wanted.items() if weight])
     step = f"shares {alias}"
     yield Outcome(step, Status.STARTED, shown(wanted))
-    held = read_shares(layout)
+    held = gateway.held_shares()
     before = dict(held)
     if wanted == dict(spec):
         held.pop(alias, None)
     else:
         held[alias] = wanted
-    deployed = deployed_routes(layout)
+    deployed = gateway.routes()
     if deployed is None:
         raise PreconditionError("nothing is deployed here", "kivactl deploy")
     routes = routes_with(deployed, deployment.platform, held, alias)
     if routes is None:
         raise PreconditionError(f"the alias '{alias}' is not deployed", "kivactl deploy")
     if held != before:
-        write_shares(layout, held)
-    changed = deployment.target.route(routes)
-    yield Outcome(step, Status.DONE, shown(wanted) if changed else f"{shown(wanted)} as before")
+        gateway.hold_shares(held)
+    told = gateway.route(routes)
+    note = told.sentence("the gateway goes by them") if told.note else ""
+    yield Outcome(step, Status.DONE, (shown(wanted) if told.changed else f"{shown(wanted)} as before") + note)
 
 
 def settle(deployment: Deployment, alias: str, shares: Mapping[str, int] | None = None) -> Iterator[Outcome]:
@@ -109,25 +110,23 @@ def settle(deployment: Deployment, alias: str, shares: Mapping[str, int] | None 
         SpecError: The spec cannot be changed by a machine.
         KivaError: As `set_shares`.
     """
-    layout, files = deployment.layout, deployment.loaded.files
+    gateway, files = deployment.target.gateway, deployment.loaded.files
     wanted = in_order(_alias(deployment, alias).models, shares if shares is not None else current(deployment, alias))
     edit = edit_for(files, {("aliases", alias, "models", model): weight for model, weight in wanted.items()})
     if not edit.empty:
         yield Outcome("spec", Status.STARTED, f"writing the shares of '{alias}'", data={"spec": edit.digest})
     yield from set_shares(deployment, alias, wanted)
     edit.write()
-    held = read_shares(layout)
+    held = gateway.held_shares()
     if held.pop(alias, None) is not None:
-        write_shares(layout, held)
-    release = read_release(layout.release)
-    if not edit.empty and release.spec_digest == deployment.loaded.digest:
+        gateway.hold_shares(held)
+    if not edit.empty:
         # What runs is what the changed spec says.
-        release.spec_digest = edit.digest
-        write_release(layout.release, release)
+        gateway.follow_spec(deployment.loaded.digest, edit.digest)
     changed = replace(deployment, loaded=deployment.reload())
-    routes = routes_with(deployed_routes(layout) or {}, changed.platform, held, alias)
+    routes = routes_with(gateway.routes() or {}, changed.platform, held, alias)
     if routes is not None:
-        changed.target.route(routes)
+        gateway.route(routes)
     if not edit.empty:
         yield Outcome("spec", Status.DONE, f"{' and '.join(path.name for path in edit.texts)} says {shown(wanted)} for '{alias}'")
 
@@ -137,13 +136,20 @@ def shown(shares: Mapping[str, int]) -> str:
     return ", ".join(f"{model} {weight}" for model, weight in shares.items())
 
 
-def _refuse_unserved(models: list[str], release: Release) -> None:
-    for model in models:
-        names = release.replicas.get(model, [])
-        if not any(name in release.processes for name in names):
-            raise PreconditionError(f"'{model}' is not deployed: it cannot answer", "kivactl deploy")
-        if all(name in release.maintenance for name in names):
-            raise PreconditionError(f"all replicas of '{model}' are in maintenance: it cannot answer", "kivactl runbook show node-maintenance")
+def still_held(held: Shares, platform: Platform) -> Shares:
+    """Of the shares that rollouts hold those that mean anything for the spec."""
+    aliases, models = {alias.name for alias in platform.aliases}, {model.name for model in platform.models}
+    return {alias: shares for alias, shares in held.items() if alias in aliases and counts(shares, models)}
+
+
+def notes_on(held: Shares, platform: Platform) -> Iterator[str]:
+    """What a deploy does with the shares that rollouts hold against the spec."""
+    kept = still_held(held, platform)
+    for alias, shares in held.items():
+        if alias in kept:
+            yield f"a rollout holds the shares of '{alias}': {shown(shares)}"
+        else:
+            yield f"the shares that a rollout holds of '{alias}' are dropped: the spec no longer has the alias or one of its models"
 
 
 def _alias(deployment: Deployment, name: str) -> Alias:

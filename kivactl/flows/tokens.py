@@ -82,7 +82,7 @@ def issue(deployment: Deployment, tenant: str, *, name: str, lifetime: timedelta
     with locked(layout, "token issue", deployment.clock):
         key = signing_key(layout)
         register = tidied(layout, read_register(layout), now)
-        announce(layout, register, deployment.clock)
+        announce(layout, register, deployment.target.gateway, look=False)
         entry = Entry(secrets.token_hex(8), tenant, name, now, None if lifetime is None else now + lifetime, None, key_id(key))
         token = tokens.issue(key, platform=deployment.platform.name, tenant=tenant, name=name, token_id=entry.id, issued_at=now, lifetime=lifetime)
         write_register(layout, register.with_token(entry))
@@ -155,8 +155,8 @@ def _revoke(deployment: Deployment, ids: frozenset[str]) -> Iterator[Outcome]:
     now = datetime.now(UTC)
     register = tidied(layout, read_register(layout), now).revoked(ids, now)
     write_register(layout, register)
-    running = announce(layout, register, clock)
-    message = f"{count(ids, 'token')} revoked" + (", the gateway refuses them" if running else "")
+    told = announce(layout, register, deployment.target.gateway)
+    message = f"{count(ids, 'token')} revoked" + told.sentence("the gateway refuses them")
     yield Outcome("tokens", Status.DONE, message, clock.now_s() - started_s, {"tokens": sorted(ids)})
 
 

@@ -72,8 +72,9 @@ def renew_announcement(deployment: Deployment) -> Iterator[Outcome]:
     layout = deployment.layout
     with locked(layout, "announcing", deployment.clock):
         register = tidied(layout, read_register(layout), datetime.now(UTC))
-        changed = announce(layout, register, deployment.clock)
-    yield Outcome("gateway", Status.DONE, "has taken over keys and revocations" if changed else "keys and revocations are as they should be")
+        told = announce(layout, register, deployment.target.gateway)
+    message = "keys and revocations are told anew" if told.changed else "keys and revocations are as they should be"
+    yield Outcome("gateway", Status.DONE, "has taken over keys and revocations" if told.changed and not told.note else message + told.sentence("it has them"))
 
 
 def _signed(deployment: Deployment, key: bytes, tenant: str, name: str, token_id: str) -> Secret:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from kivactl.errors import PreconditionError
 from kivactl.plan import Change, Difference, Outcome, Plan, Status, Verb, digest
-from kivactl.stack.gateway.files import Json, endpoints_file
+from kivactl.stack.gateway.files import endpoints_file
 from kivactl.stack.layout import Layout
-from kivactl.targets import maintenance, routing
+from kivactl.targets import maintenance
 from kivactl.targets.desired import Desired, changes_between, desired_from, endpoints_as_known
+from kivactl.targets.gateway import LocalGateway
 from kivactl.targets.lock import held
 from kivactl.targets.reaper import end_group
 from kivactl.targets.release import Release, differs, read_release, write_release
@@ -123,9 +124,10 @@ class LocalTarget:
         """Start replicas that were taken out, and give them requests again."""
         yield from maintenance.bring_back(self._deployed_replicas(), replicas)
 
-    def route(self, routes: Json) -> bool:
-        """Exchange the deployed gateway's routes; returns when it has taken them over."""
-        return routing.publish_routes(self.layout, routes, self.clock)
+    @property
+    def gateway(self) -> LocalGateway:
+        """The deployed gateway, to be told something between two deploys."""
+        return LocalGateway(self.layout, self.clock)
 
     def _stray_endpoints(self, release: Release, desired: Desired) -> list[Change]:
         """What a command that was cut off left in the gateway's files, such as a replica that still counts as draining."""

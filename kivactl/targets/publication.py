@@ -2,14 +2,13 @@
 
 Both are files that a running gateway watches. A deploy writes them from the spec (`publish`); a command for tokens changes
 only keys and revocations in what is deployed (`announce`), whatever the spec says by now, and waits until the gateway
-has them.
+has them. How a gateway is told is the target's (`steering`); `announce_here` is that of a gateway on this machine.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from kivactl.stack.layout import Layout
 from kivactl.targets.desired import files_of
 from kivactl.targets.register import SKEW, Register, locked, read_register, write_register
 from kivactl.targets.release import write_json
+from kivactl.targets.steering import Steering, Told
 from kivactl.tools.clock import Clock
 from kivactl.tools.envoy import Admin
 
@@ -130,30 +130,50 @@ def tidied(layout: Layout, register: Register, now: datetime) -> Register:
     return tidy
 
 
-def announce(layout: Layout, register: Register, clock: Clock) -> bool:
+def announce(layout: Layout, register: Register, gateway: Steering, *, look: bool = True) -> Told:
     """Tell a deployed gateway the keys and the revoked tokens, and wait until it has them. Needs the lock.
 
     Args:
         layout: Where files lie.
         register: As it is on disk.
+        gateway: The one that is deployed.
+        look: Whether a gateway far away is asked also when nothing had to be changed: an earlier command may not have waited.
+
+    Raises:
+        PreconditionError: A key or the gateway's file is damaged.
+        ToolError: The gateway refuses what was written.
+        NotReadyError: The gateway does not take it over in time.
+        KivaError: The cluster does not answer, or refuses.
+    """
+    now = datetime.now(UTC)
+    keys = _keys(layout, register, now)
+    return gateway.announce(tokens.jwks_for(keys), _revoked(register, keys, now), look=look)
+
+
+def announce_here(layout: Layout, jwks: Mapping[str, Any], revoked: Sequence[str], clock: Clock) -> bool:
+    """Write keys and revoked tokens into the files of a gateway on this machine, and wait until it has them.
+
+    Args:
+        layout: Where files lie.
+        jwks: Public keys that sign tokens.
+        revoked: Ids of the tokens that are to be refused.
         clock: Time.
 
     Returns:
         Whether a running gateway took something over; False when nothing changed or none runs.
 
     Raises:
-        PreconditionError: A key or the gateway's file is damaged.
+        PreconditionError: The gateway's file is damaged.
         ToolError: The gateway refuses what was written.
         NotReadyError: The gateway does not take it over in time.
     """
-    now = datetime.now(UTC)
-    files, keys = files_of(layout), _keys(layout, register, now)
+    files = files_of(layout)
     deployed = _read(files.authentication)
     if deployed is None:
         return False
     wanted = {
-        access.AUTHENTICATION: (files.authentication, _with_keys(deployed, tokens.jwks_for(keys), files.authentication)),
-        access.REVOCATION: (files.revoked, access.revocation_for(_revoked(register, keys, now))),
+        access.AUTHENTICATION: (files.authentication, _with_keys(deployed, jwks, files.authentication)),
+        access.REVOCATION: (files.revoked, access.revocation_for(revoked)),
     }
     before = {name: _reloads(layout, name) for name in wanted}
     changed = [name for name, (path, content) in wanted.items() if _read(path) != content and write_json(path, content)]
@@ -207,13 +227,10 @@ def _revoked(register: Register, keys: Iterable[bytes], now: datetime) -> list[s
 
 
 def _with_keys(content: Any, jwks: Mapping[str, Any], path: Path) -> Json:
-    changed = copy.deepcopy(content)
     try:
-        provider = changed["resources"][0]["typed_config"]["providers"]["kiva"]
-        provider["local_jwks"] = {"inline_string": json.dumps(jwks, sort_keys=True)}
-    except (KeyError, IndexError, TypeError):
+        return access.with_keys(content, jwks)
+    except ValueError:
         raise PreconditionError(f"the gateway's file {path} is not of this version of kivactl", "kivactl deploy") from None
-    return dict(changed)
 
 
 def _reloads(layout: Layout, name: str) -> tuple[int, int] | None:

@@ -20,11 +20,9 @@ from kivactl.stack.gateway.routes import CLUSTER, ROUTES, VERSION, routes_for
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import files_of
 from kivactl.targets.release import read_release, write_json, write_release
+from kivactl.targets.steering import Shares
 from kivactl.tools.clock import Clock
 from kivactl.tools.envoy import Admin
-
-Shares = dict[str, dict[str, int]]
-"""Weights of models by alias."""
 
 _TAKEN_OVER_WITHIN_S = 10.0
 _TARGETS = ("cluster", "weighted_clusters")

@@ -8,10 +8,10 @@ from typing import Any, Protocol, TypeVar
 
 from kivactl.plan import Outcome, Plan
 from kivactl.spec.platform import Platform
-from kivactl.stack.gateway.files import Json
 from kivactl.stack.layout import Layout
 from kivactl.targets.desired import endpoint_url
 from kivactl.targets.local import LocalTarget
+from kivactl.targets.steering import Steering
 from kivactl.tools.clock import Clock
 
 Wanted_contra = TypeVar("Wanted_contra", contravariant=True)
@@ -48,8 +48,9 @@ class Target(Protocol[Wanted_contra]):
     def bring_back(self, replicas: Sequence[str]) -> Iterator[Outcome]:
         """Start replicas that were taken out, and give them requests again."""
 
-    def route(self, routes: Json) -> bool:
-        """Exchange the deployed gateway's routes; returns when it has taken them over. False when there was nothing to change."""
+    @property
+    def gateway(self) -> Steering:
+        """The deployed gateway, to be told something between two deploys."""
 
     def alive(self) -> frozenset[str]:
         """Names of the processes that run."""

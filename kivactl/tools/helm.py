@@ -71,6 +71,9 @@ _MISLEADING = (
 )
 """Variables of whoever calls that would lead helm to another cluster, namespace or storage."""
 
+_ENVIRONMENT = {**dict.fromkeys(_MISLEADING, ""), "GOGC": "off", "GOMEMLIMIT": "512MiB"}
+"""Of every helm: collecting garbage is a third of the time of a process that lives for a moment and needs little memory."""
+
 
 class Helm:
     """Helm for one namespace of one cluster.
@@ -219,7 +222,7 @@ class Helm:
     def _completed(self, words: Sequence[str], stdin: str | None, timeout_s: float) -> process.Completed:
         program = self._program()
         _version(program)
-        return process.run([program, *words], env=dict.fromkeys(_MISLEADING, ""), stdin=stdin, timeout_s=timeout_s, patience_s=PATIENCE_S, check=False)
+        return process.run([program, *words], env=_ENVIRONMENT, stdin=stdin, timeout_s=timeout_s, patience_s=PATIENCE_S, check=False)
 
     def _failure(self, completed: process.Completed, release: str) -> KivaError:
         if completed.code < 0:
@@ -266,7 +269,7 @@ def _of(revision: int | None) -> tuple[str, ...]:
 
 @cache
 def _version(program: Path) -> Version:
-    version = parse_version(process.run([program, "version", "--short"], env=dict.fromkeys(_MISLEADING, ""), timeout_s=30).stdout)
+    version = parse_version(process.run([program, "version", "--short"], env=_ENVIRONMENT, timeout_s=30).stdout)
     if version < OLDEST:
         raise PreconditionError(f"helm on this machine is {version}, and kivactl needs {OLDEST.major}.{OLDEST.minor} or newer", INSTALL)
     return version

@@ -138,11 +138,29 @@ def parse_stored(text: str) -> StoredRelease:
         ToolError: It is not a release.
     """
     try:
-        raw = base64.b64decode(base64.b64decode(text, validate=True), validate=True)
-        data = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+        data = _stored(text)
         return StoredRelease(_state(data), data["namespace"], data.get("manifest", ""), data.get("config") or {})
     except (binascii.Error, OSError, EOFError, ValueError, KeyError, TypeError):
         raise ToolError("a Secret of Helm's in the cluster holds no release that can be read", "helm list --all") from None
+
+
+def parse_chart(text: str) -> dict[str, bytes]:
+    """The chart that a revision was made with, out of the same field as for `parse_stored`: files by their path in the chart's folder.
+
+    Raises:
+        ToolError: It is not a release.
+    """
+    try:
+        chart = _stored(text)["chart"]
+        parts = [*(chart.get("templates") or ()), *(chart.get("files") or ())]
+        found = {str(part["name"]): base64.b64decode(part.get("data") or "") for part in parts}
+        found["Chart.yaml"] = json.dumps(chart["metadata"]).encode()  # JSON is YAML
+        found["values.yaml"] = json.dumps(chart.get("values") or {}).encode()
+        if chart.get("schema"):
+            found["values.schema.json"] = base64.b64decode(chart["schema"])
+    except (binascii.Error, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        raise ToolError("a Secret of Helm's in the cluster holds no chart that can be read", "kivactl deploy") from None
+    return {path: content for path, content in found.items() if not path.startswith("/") and ".." not in path.split("/")}
 
 
 def parse_findings(text: str) -> tuple[Finding, ...]:
@@ -154,6 +172,12 @@ def parse_findings(text: str) -> tuple[Finding, ...]:
         elif found and line and not line.startswith(("==>", "Error:")) and not re.match(r"\d+ chart\(s\) linted", line):
             found[-1] = replace(found[-1], text=f"{found[-1].text}\n{line}")
     return tuple(found)
+
+
+def _stored(text: str) -> dict[str, Any]:
+    raw = base64.b64decode(base64.b64decode(text, validate=True), validate=True)
+    data: dict[str, Any] = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    return data
 
 
 def _state(data: Mapping[str, Any]) -> ReleaseState:

@@ -169,7 +169,7 @@ class Cluster:
 
         return self._asking.again_when_changed(once).content
 
-    def delete(self, kind: str, name: str, *, namespace: str | None = None, wait_for_dependents: bool = False) -> bool:
+    def delete(self, kind: str, name: str, *, namespace: str | None = None, wait_for_dependents: bool = False, at_once: bool = False) -> bool:
         """Delete an object; what belongs to it goes in the background.
 
         Args:
@@ -177,11 +177,13 @@ class Cluster:
             name: Of the object.
             namespace: See the class.
             wait_for_dependents: Whether the object stays until all that belongs to it is gone.
+            at_once: Whether a pod is killed and forgotten without its time to end.
 
         Returns:
             False when it was not there.
         """
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground" if wait_for_dependents else "Background"}
+        body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground" if wait_for_dependents else "Background"}
+        body |= {"gracePeriodSeconds": 0} if at_once else {}
         try:
             self._asking.ask("delete", self._asking.kind_of(kind), name, namespace, body=body)
         except Missing as missing:

@@ -123,9 +123,11 @@ class Copies:
             return 0
 
     def _end(self, file: str) -> None:
-        path = self._path(file)
+        path, stamp = self._path(file), time.time_ns()
+        while (ended := Path(f"{path}.{stamp}{ENDED}")).exists():  # the clock was set back
+            stamp += 1
         with suppress(FileNotFoundError):
-            path.rename(f"{path}.{time.time_ns()}{ENDED}")
+            path.rename(ended)
 
     def _append(self, file: str, lines: bytes) -> None:
         descriptor = os.open(self._path(file), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

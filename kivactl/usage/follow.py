@@ -2,6 +2,7 @@
 
 A file is known by its inode and its beginning, whatever its name is by now: the log itself and everything beside it whose name
 begins with the log's and a dot. Nothing counts as read until `accept`, so that a reader that fails in between reads it again.
+What others delete or rename something over, before it was read or at least opened, is lost.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kivactl.usage.ledger import Position
+from kivactl.usage.serve import aside_for
 
-_HEAD_BYTES = 256
+# A line of the gateway's has its request id behind path and replica, beyond the first 256 bytes; positions written with a shorter beginning stay good.
+_HEAD_BYTES = 1024
 _CHUNK_BYTES = 4 * 2**20
 _PACKED = (".gz", ".xz", ".bz2", ".zst", ".lz4")
 
@@ -93,6 +96,11 @@ class _File:
     def position(self) -> Position:
         return Position(self.source, self.inode, self.read_bytes, self.head)
 
+    def rest(self) -> None:
+        """Close what was set aside: it is found again by its name if it has grown. Without a name it can only be held."""
+        if not self.live and self.path.name:
+            self.close()
+
     def close(self) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
@@ -129,12 +137,16 @@ class Follower:
         for piece in pieces:
             file = self._files[(piece.source, piece.position.inode)]
             file.read_bytes, file.head = piece.position.read_bytes, piece.position.head
-            if not file.live and not piece.more:
-                file.close()
+            if not piece.more:
+                file.rest()
 
     def gone(self) -> list[Position]:
         """Files that are no more and of which nothing is left to read; `forget` them once that is written down."""
-        vanished = [file.position for file in self._files.values() if not file.path.name and (file.descriptor < 0 or file.finished(_size(file.descriptor)))]
+        vanished = [
+            file.position
+            for file in self._files.values()
+            if not file.path.name and (file.descriptor < 0 or (file.finished(_size(file.descriptor)) and not self._may_grow(file)))
+        ]
         return [*self._known.values(), *vanished]
 
     def forget(self, gone: Iterable[Position]) -> None:
@@ -151,7 +163,7 @@ class Follower:
 
         Args:
             size_bytes: The size.
-            stamp: What to append to the names; larger than ever before.
+            stamp: What to append to the names; a larger number where there is one as large already, for a clock may be set back.
             only: Path of the one log to look at; None for all.
 
         Returns:
@@ -160,7 +172,7 @@ class Follower:
         renamed = []
         for file in self._files.values():
             if file.live and file.read_bytes > size_bytes and only in (None, file.source):
-                aside = Path(f"{file.source}.{stamp}")
+                aside = aside_for(file.path, stamp)
                 with suppress(FileNotFoundError):
                     file.path.rename(aside)
                     file.path, file.live = aside, False
@@ -179,9 +191,7 @@ class Follower:
                 aside.setdefault(file.source, []).append(file)
         for files in aside.values():
             for file in sorted(files, key=lambda one: int(one.path.suffix[1:]), reverse=True)[keep:]:
-                with suppress(FileNotFoundError):
-                    if file.finished(file.path.stat().st_size):
-                        file.path.unlink()
+                _drop(file)
 
     def drop_ended(self, ending: str) -> None:
         """Delete the files that are read to their ends and whose names say that nobody writes them any more.
@@ -191,15 +201,18 @@ class Follower:
         """
         for file in self._files.values():
             if not file.live and file.path.name.endswith(ending):
-                with suppress(FileNotFoundError):
-                    if file.finished(file.path.stat().st_size):
-                        file.path.unlink()
+                _drop(file)
 
     def rewind(self, positions: Iterable[Position]) -> None:
         """Go on from what is written down, which after a failure may be more or less than what was accepted."""
         self._known = {(position.source, position.inode): position for position in positions}
-        for key, file in self._files.items():
+        for key, file in list(self._files.items()):
             known = self._known.pop(key, None)
+            if known is None and not file.path.name and (file.descriptor < 0 or (file.read_bytes and file.finished(_size(file.descriptor)))):
+                # Entered to its end and forgotten; only the ledger's answer to that got lost.
+                file.close()
+                del self._files[key]
+                continue
             file.read_bytes, file.head = (known.read_bytes, known.head) if known else (0, "")
             file.ragged_bytes = -1
 
@@ -207,6 +220,10 @@ class Follower:
         """Let go of all files."""
         for file in self._files.values():
             file.close()
+
+    def _may_grow(self, file: _File) -> bool:
+        """Whether a log was deleted under somebody who keeps it open, and writes on into it until told to begin a new one."""
+        return any(file.source == str(source.folder / source.name) for source in self._sources) and not Path(file.source).exists()
 
     def _look(self) -> None:
         """Find the files there are, by inode; open the ones that are written, so that they can be read to the end whatever becomes of their names."""
@@ -233,22 +250,22 @@ class Follower:
         if opened:
             if not file.path.name or not _open(file):
                 return None
-            if os.fstat(file.descriptor).st_ino != file.inode:  # renamed since we looked
+            if _inode(file.descriptor) != file.inode:  # renamed since we looked
                 file.close()
                 return None
+            # While it was closed it may have been deleted, and its inode given to another: nothing but its beginning tells.
+            file.ragged_bytes = -1
         size, start, head, replaced = _size(file.descriptor), file.read_bytes, file.head, False
-        # While it was closed it may have been deleted, and its inode given to another.
-        unchanged = size in (start, file.ragged_bytes)
-        if size < start or (head and (opened or not unchanged) and _head(file.descriptor, int(head.partition(":")[0])) != head):
+        if size < start or (head and _head(file.descriptor, int(head.partition(":")[0])) != head):
             start, head, replaced, file.ragged_bytes = 0, "", True, -1
-        elif unchanged:
-            if not file.live:
-                file.close()
+        elif size in (start, file.ragged_bytes):
+            file.rest()
             return None
         data = os.pread(file.descriptor, self._chunk_bytes, start)
         end = data.rfind(b"\n") + 1
         if end == 0 and len(data) < self._chunk_bytes:
             file.ragged_bytes = size
+            file.rest()
             return Piece(file.source, [], Position(file.source, file.inode, 0, ""), replaced=True, more=False) if replaced else None
         end = end or len(data)  # a line longer than a chunk is none of ours
         lines = data[:end].decode(errors="replace").split("\n")
@@ -277,8 +294,19 @@ def _open(file: _File) -> bool:
     return True
 
 
-def _size(descriptor: int) -> int:
-    return os.fstat(descriptor).st_size
+def _drop(file: _File) -> None:
+    """Delete a file that is read to its end."""
+    with suppress(FileNotFoundError):
+        if _inode(file.path) == file.inode and file.finished(_size(file.path)):
+            file.path.unlink()
+
+
+def _inode(file: int | Path) -> int:
+    return os.stat(file).st_ino  # noqa: PTH116  (of open files too)
+
+
+def _size(file: int | Path) -> int:
+    return os.stat(file).st_size  # noqa: PTH116
 
 
 def _head(descriptor: int, length: int) -> str:

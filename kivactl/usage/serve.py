@@ -8,7 +8,7 @@ where they begin; both may differ from what was asked:
 - a file that is no more (set aside and deleted, or of an engine that was here before) is followed by the oldest there is;
 - a place that is no line's beginning, for the disk has lost some of the file, by the file's beginning.
 
-Files are known by what is in them: the replica's name and a hash of the first line, which holds a time and a request's id. So a copy of
+Files are known by what is in them: the replica's name and a hash of the first whole line, which holds a time and a request's id. So a copy of
 a file, byte by byte from its beginning, is all that a reader has to keep: its size is where to go on.
 
 What the engine has counted is on the pod's disk and outlives its container. With the pod goes what nobody has fetched: nothing in an
@@ -117,10 +117,11 @@ class Files:
             return -1
         until.callback(os.close, descriptor)
         inode = os.fstat(descriptor).st_ino
-        head = os.pread(descriptor, _FIRST_LINE_BYTES, 0)
-        end = head.find(b"\n")
-        if end >= 0 or len(head) == _FIRST_LINE_BYTES:  # else nothing whole is in it yet
-            found.setdefault(inode, (f"{self._replica}-{hashlib.sha256(head[:end] if end >= 0 else head).hexdigest()[:24]}", descriptor))
+        start = os.pread(descriptor, _FIRST_LINE_BYTES, 0)
+        # A full disk may have cut the first line short, or to nothing: what is left of it tells no file from another.
+        first = next((line for line in start.split(b"\n")[:-1] if line.endswith(b"}")), start if len(start) == _FIRST_LINE_BYTES else None)
+        if first is not None:  # else nothing whole is in it yet
+            found.setdefault(inode, (f"{self._replica}-{hashlib.sha256(first).hexdigest()[:24]}", descriptor))
         return inode
 
 
@@ -207,8 +208,18 @@ def aside_of(path: Path) -> list[Path]:
     return [file for file in path.parent.glob(f"{path.name}.*") if _ASIDE.fullmatch(file.name.removeprefix(path.name))]
 
 
+def aside_for(path: Path, stamp: int) -> Path:
+    """The name under which to set a record aside: behind all that there are, whose order is that of their numbers, and none of theirs.
+
+    Args:
+        path: The record's.
+        stamp: The number that it should have at least.
+    """
+    return Path(f"{path}.{max([stamp, *(int(file.suffix[1:]) + 1 for file in aside_of(path))])}")
+
+
 def set_aside(path: Path) -> None:
     """Begin a new file with the next line; the oldest beyond `KEPT_ASIDE` go."""
-    path.rename(f"{path}.{time.time_ns()}")
+    path.rename(aside_for(path, time.time_ns()))
     for old in sorted(aside_of(path), key=lambda file: int(file.suffix[1:]))[:-KEPT_ASIDE]:
         old.unlink(missing_ok=True)

@@ -9,6 +9,8 @@ import pytest
 from cluster_specs import cluster, model
 from helm.charts import binary
 
+pytestmark = pytest.mark.charts
+
 
 @pytest.fixture
 def site(tmp_path, monkeypatch, signing_key):

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kivactl.errors import NotReadyError, PreconditionError, UsageError
-from kivactl.flows import certs
 from kivactl.flows.certs import apply_certificate, due, plan_certificate, shown
 from kivactl.flows.deployment import Deployment
 from kivactl.plan import Verb
@@ -15,6 +14,7 @@ from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Platform
 from kivactl.stack.certificates import Validity, authority_for, new_key, parse, server_certificate_for, signed_by
 from kivactl.stack.layout import Layout
+from kivactl.targets import gateway
 from kivactl.targets.lock import held
 from kivactl.tools import tls
 from kivactl.tools.envoy import Admin
@@ -204,7 +204,7 @@ def test_a_running_gateway_is_waited_for(deployment, monkeypatch):
 def test_a_gateway_that_shows_another_is_told(deployment, monkeypatch):
     monkeypatch.setattr(Admin, "ready", lambda _: True)
     monkeypatch.setattr(tls, "shown_fingerprint", lambda *_: "another")
-    monkeypatch.setattr(certs, "_TAKEN_OVER_WITHIN_S", 0.05)
+    monkeypatch.setattr(gateway, "_SHOWN_WITHIN_S", 0.05)
     assert shown(deployment)[1].served is False
     with pytest.raises(NotReadyError, match="does not show the new certificate"):
         _replaced(deployment)

@@ -129,11 +129,6 @@ def test_an_unreadable_record(site):
     assert str(site.deployment.layout.release) in refused(site).message
 
 
-def test_a_target_of_a_later_version(site):
-    site.write(target="kubernetes")
-    assert "kubernetes" in refused(site).message
-
-
 def test_a_spec_that_changed_since_the_plan(site):
     deployment = site.deployment
     plan = plan_deploy(deployment)

@@ -24,6 +24,8 @@ from kivactl.stack.layout import Layout
 from kivactl.targets.register import Entry, Register, write_register
 from kivactl.tools.helm import Helm
 
+pytestmark = pytest.mark.charts
+
 GIT = Wishes(repository="https://git.example.org/kiva.git")
 MANIFESTS = Wishes(style=Style.MANIFESTS)
 

@@ -8,6 +8,8 @@ from helm.charts import Refused, kinds, notes, render, the
 from kivactl.stack.kubernetes.gitops import Environment, Source, argocd_for, flux_for, umbrella_for
 from kivactl.stack.kubernetes.releases import ChartRelease
 
+pytestmark = pytest.mark.charts
+
 REGISTRY = Source(repository="https://git.example.org/kiva.git", charts="oci://registry.example.org/charts", destination="prod", secret="pull")
 GIT = Source(repository="https://git.example.org/kiva.git", path="deploy", destination="https://10.0.0.1:6443")
 

@@ -6,6 +6,8 @@ import pytest
 from helm.charts import the
 from helm.engine_release import PROBES, container, engine, environment, patience_s, pod, refusal
 
+pytestmark = pytest.mark.charts
+
 # When it starts and gets requests
 
 

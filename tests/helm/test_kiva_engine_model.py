@@ -8,6 +8,8 @@ import pytest
 from helm.charts import Json, kinds, the
 from helm.engine_release import IMAGE, container, engine, environment, loading, marker, pod, refusal
 
+pytestmark = pytest.mark.charts
+
 # Where the model is
 
 

@@ -6,6 +6,8 @@ import pytest
 from helm.charts import Json, kinds, the
 from helm.engine_release import container, engine, environment, pod, refusal
 
+pytestmark = pytest.mark.charts
+
 # What it gets
 
 

@@ -10,6 +10,8 @@ from helm.engine_release import CHART, engine, merged, pod, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.charts
+
 # Names, and what is refused by the schema
 
 

@@ -20,6 +20,8 @@ from kivactl.stack.gateway.routes import routes_for
 from kivactl.stack.kubernetes.gateway_files import LEDGER_FOLDER, METER_ORDERS, POD_FILES, USAGE_FOLDER, gateway_command_for, pod_files_for
 from kivactl.stack.kubernetes.gateway_values import gateway_values_for
 
+pytestmark = pytest.mark.charts
+
 CHART, NAME = "kiva-gateway", "kiva-gateway"
 
 Json = dict[str, Any]
@@ -373,7 +375,7 @@ def test_what_kivactl_computes_is_what_the_chart_takes(values):
     assert [fault for manifest in manifests for fault in schema_faults(manifest, KUBERNETES[0])] == []
     shown = {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
     assert json.loads(shown[f"{NAME}-routes"]["routes.json"]) == routes_for(spec)
-    assert json.loads(shown[f"{NAME}-meter"]["services.json"]) == ["kiva-qwen-all.kiva.svc.cluster.local:8000"]
+    assert json.loads(shown[f"{NAME}-meter"]["meter.json"])["engines"] == ["kiva-qwen-all.kiva.svc.cluster.local:8000"]
     listener = json.loads(shown[f"{NAME}-listeners"]["listeners.json"])["resources"][0]
     assert container(manifests, "envoy")["ports"][0]["containerPort"] == listener["address"]["socket_address"]["port_value"]
 

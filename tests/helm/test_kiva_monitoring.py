@@ -17,6 +17,8 @@ from helm.charts import CHARTS, Refused, charts, kinds, notes, render, shape_val
 from kivactl.spec.platform import Model, Platform, ServiceLevels
 from kivactl.stack.monitoring import GATEWAY_METRICS, levels_rules_for
 
+pytestmark = pytest.mark.charts
+
 CHART = CHARTS / "kiva-monitoring"
 RULES = CHART / "rules" / "kiva.rules.yaml"
 HERE = Path(__file__).parent

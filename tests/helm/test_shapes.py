@@ -28,6 +28,8 @@ from helm.charts import (
 from helm.policies import faults_of
 from helm.schemas import schema_faults
 
+pytestmark = pytest.mark.charts
+
 ASKED = {
     ("kiva-engine", "host-path"): {"no_host_path"},
 }

@@ -15,6 +15,8 @@ from kivactl.tools import helm as adapter
 from kivactl.tools import process
 from kivactl.tools.helm import BrokenOff, FieldConflict, PendingRelease, UnreachableCluster, parse_stored
 
+pytestmark = pytest.mark.charts
+
 
 def states(helm, release="kiva-x"):
     return [(one.revision, one.status) for one in helm.history(release)]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import threading
 
+import pytest
 import yaml
 from kube_api.conftest import deployment
+
+pytestmark = pytest.mark.charts
 
 
 def said(answer, code=0):

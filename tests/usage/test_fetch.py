@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cluster_specs import model, platform_on_cluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from usage_lines import NOON_S, append, count_line, orders
 
 from kivactl.errors import PreconditionError
+from kivactl.stack.kubernetes.gateway_values import gateway_values_for
+from kivactl.stack.kubernetes.names import ENGINE_PORT, all_replicas_host
 from kivactl.usage import copies, serve
 from kivactl.usage.copies import ENDED, Copies
 from kivactl.usage.fetch import Fetcher, World, ask
@@ -223,6 +226,20 @@ def test_what_the_engines_disk_lost_makes_another_file(site):
     assert site.fetched() == site.written() + Counter([engine.written[0], count_line("after")])
 
 
+def test_a_copy_that_is_ended_takes_no_other_ones_place(site, monkeypatch):
+    monkeypatch.setattr(copies.time, "time_ns", lambda: 10**18)
+    engine, lost = site.engines["10.0.0.0"], Counter()
+    engine.count(1)
+    for number in range(3):
+        append(engine.record, count_line(f"lost-{number}"))
+        lost += Counter([engine.written[0], count_line(f"lost-{number}")])
+        site.round()
+        with engine.record.open("r+") as file:
+            file.truncate(len(engine.written[0]))
+        site.round()
+    assert site.fetched() == lost + Counter(engine.written)
+
+
 def test_nothing_is_fetched_while_the_meter_is_far_behind(site):
     site.fetcher.close()
     site.most_bytes = 1000
@@ -330,6 +347,27 @@ def test_new_orders_count_from_the_next_round(site):
         site.silent = set(site.engines)
         site.round(100)
     assert site.fetcher._copies.readers() == []
+
+
+def test_by_the_orders_in_the_charts_values_it_asks_for_every_model(tmp_path):
+    names = ["qwen", "llama.3", "a-" + "long-" * 10 + "name"]
+    spec = platform_on_cluster(*(model(name) for name in names))
+    path, resolved, asked = tmp_path / "meter.json", [], set()
+    path.write_text(json.dumps(json.loads(gateway_values_for(spec, jwks={"keys": []})["meter"]["orders"]) | {"usage_folder": str(tmp_path / "usage")}))
+
+    def resolve(host):
+        resolved.append(host)
+        return [f"10.0.0.{len(resolved)}"]
+
+    def answer(address, port, file, start):
+        asked.add((address, port))
+        return Answer("", 0, b"")
+
+    fetcher = Fetcher(path, World(say=lambda _: None, resolved=resolve, ask=answer))
+    fetcher.run_round()
+    fetcher.close()
+    assert sorted(resolved) == sorted(all_replicas_host(spec, name) for name in names)
+    assert asked == {(f"10.0.0.{number}", ENGINE_PORT) for number in (1, 2, 3)}
 
 
 class Deadly:

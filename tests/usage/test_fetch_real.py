@@ -68,16 +68,19 @@ def test_every_record_is_fetched_once_also_those_of_the_engines_last_requests(en
             if number == 1:
                 until(lambda: fetched(folder).total() >= 6, within_s=60)
             process.kill()
-    answers = []
-    with fetching(orders_path) as process:
+    with fetching(orders_path):
         until(lambda: fetched(folder).total() >= 9, within_s=60)
-        asking = [threading.Thread(target=lambda name=name: answers.append(complete(engine, name, 1500))) for name in ("last-1", "last-2")]
-        for thread in asking:
-            thread.start()
-        until(lambda: engine.counters()[1] > 9 * 4 + 10, within_s=60)
-        engine.process.send_signal(signal.SIGTERM)
-        for thread in asking:
-            thread.join()
+    answers, core = [], engine.core()
+    asking = [threading.Thread(target=lambda name=name: answers.append(complete(engine, name, 1500))) for name in ("last-1", "last-2")]
+    for thread in asking:
+        thread.start()
+    until(lambda: engine.counters()[1] > 9 * 4 + 10, within_s=60)
+    engine.process.send_signal(signal.SIGTERM)
+    for thread in asking:
+        thread.join()
+    core.wait(60)
+    # Nothing computes any more, and nobody has asked for the last two.
+    with fetching(orders_path) as process:
         engine.process.wait(60)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)

@@ -6,11 +6,14 @@ import os
 import shutil
 
 import pytest
+from chosen_inodes import Inodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from usage_lines import append
 
+from kivactl.usage import follow
 from kivactl.usage.follow import Follower, Source
+from kivactl.usage.ledger import Position
 
 
 @pytest.fixture
@@ -172,6 +175,120 @@ def test_an_inode_used_again_is_another_file(log, reader):
     assert reader.lines() == ["bbbb"] * 20
 
 
+@pytest.fixture
+def inodes(monkeypatch):
+    return Inodes(monkeypatch)
+
+
+def first_line(number, size_bytes):
+    """Lines of the same moment: all the same but for the end, where the gateway writes a request's id."""
+    return f"{'same ' * 160}{number}".ljust(size_bytes, ".") + "\n"
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["running", "started anew"])
+@pytest.mark.parametrize("size_bytes", [900, 1500], ids=["as long", "longer"])
+def test_the_inode_of_a_file_set_aside_and_deleted_is_used_again(log, reader, inodes, restarted, size_bytes):
+    append(log, first_line(1, 900))
+    inodes.give(log, 7)
+    reader.lines()
+    reader.follower.set_aside(0, 1)
+    append(log, "x\n")
+    inodes.give(log, 8)
+    reader.lines()
+    reader.lines()  # lets go of what is set aside and read
+    reader.follower.drop_old(0)
+    log.rename(log.with_name("access.log.2"))
+    append(log, first_line(2, size_bytes), "b\n")
+    inodes.give(log, 7)
+    if restarted:
+        reader.restart()
+    assert reader.lines() == [first_line(2, size_bytes)[:-1], "b"]
+
+
+def test_half_a_line_of_a_deleted_file_hides_no_file_of_the_same_inode_and_size(log, reader, inodes):
+    append(log, "half")
+    inodes.give(log, 7)
+    reader.lines()
+    log.rename(log.with_name("access.log.1"))
+    append(log, "a\n")
+    inodes.give(log, 8)
+    reader.lines()
+    reader.lines()
+    reader.follower.drop_old(0)
+    log.rename(log.with_name("access.log.2"))
+    append(log, "bcd\n")
+    inodes.give(log, 7)
+    assert reader.lines() == ["bcd"]
+
+
+def test_a_log_written_over_to_the_same_size_is_read(log, reader):
+    append(log, "aaaa\n")
+    reader.lines()
+    log.write_text("bbbb\n")
+    assert reader.lines() == ["bbbb"]
+
+
+def test_positions_with_a_shorter_beginning_stay_good(log, reader):
+    append(log, *(f"{number}\n" for number in range(1000)))
+    reader.lines()
+    ((key, known),) = reader.positions.items()
+    with log.open("rb") as file:
+        reader.positions[key] = Position(known.source, known.inode, known.read_bytes, follow._head(file.fileno(), 256))
+    reader.restart()
+    append(log, "new\n")
+    assert reader.lines() == ["new"]
+    assert reader.positions[key].head.startswith("1024:")
+
+
+def test_an_unread_file_in_place_of_one_that_is_read_is_not_deleted(log, reader):
+    append(log, "aaaa\n" * 3)
+    reader.lines()
+    reader.follower.set_aside(0, 1)
+    append(log, "b\n")
+    reader.lines()
+    log.rename(log.with_name("access.log.1"))
+    append(log, "c\n")
+    reader.follower.drop_old(0)
+    assert reader.lines() == ["c"]
+    assert log.with_name("access.log.1").read_text() == "b\n"
+
+
+def test_no_file_is_set_aside_in_place_of_another_and_none_before_it(log, reader):
+    for number in range(4):
+        append(log, f"{number}\n")
+        reader.lines()
+        reader.follower.set_aside(0, 100 - number // 2)  # twice the same, then earlier
+    assert {path.name: path.read_text() for path in log.parent.iterdir()} == {f"access.log.{100 + number}": f"{number}\n" for number in range(4)}
+
+
+def test_a_log_deleted_under_its_writer_is_read_until_there_is_a_new_one(log, reader):
+    with log.open("a") as writer:
+        writer.write("a\n")
+        writer.flush()
+        reader.lines()
+        log.unlink()
+        reader.lines()
+        assert reader.follower.missing(str(log))
+        writer.write("b\n")
+        writer.flush()
+        assert reader.lines() == ["b"]
+    append(log, "c\n")
+    assert reader.lines() == ["c"]
+    assert not reader.follower.missing(str(log))
+    reader.lines()
+    assert len(reader.positions) == 1
+
+
+def test_what_was_entered_to_its_end_and_deleted_is_not_read_again_when_the_ledgers_answer_is_lost(log, reader):
+    append(log, "a\n")
+    reader.lines()
+    log.unlink()
+    append(log, "b\n")
+    reader.lines(accept=False)
+    reader.follower.rewind([])  # the ledger has forgotten the first one; nobody was told
+    assert reader.lines() == ["b"]
+
+
 def test_bytes_that_are_no_text(log, reader):
     log.write_bytes(b"\xff\xfe\n\x00\na\n")
     assert reader.lines() == ["\ufffd\ufffd", "\x00", "a"]
@@ -244,24 +361,40 @@ def test_nothing_is_deleted_while_nobody_writes_a_new_log(log, reader):
     assert log.with_name("access.log.1").exists()
 
 
-STEPS = st.lists(st.sampled_from(["write", "write", "half", "rotate", "rotate by copy", "read", "read in vain", "restart", "rewind"]), max_size=30)
+KINDS = ["write", "write", "half", "rotate", "rotate by copy", "read", "read in vain", "restart", "rewind", "aside", "drop", "drop"]
+STEPS = st.lists(st.sampled_from(KINDS), max_size=40)
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(STEPS)
 def test_every_line_once_whatever_happens(tmp_path_factory, steps):
-    folder = tmp_path_factory.mktemp("logs")
+    with pytest.MonkeyPatch.context() as patch:
+        every_line_once(tmp_path_factory.mktemp("logs"), steps, Inodes(patch))
+
+
+def every_line_once(folder, steps, inodes):
     log, reader, written, seen = folder / "access.log", Reader(folder, chunk_bytes=48), [], []
+
+    def write(*lines):
+        begun = not log.exists()
+        append(log, *lines)
+        if begun:
+            inodes.give_smallest(log, reader.follower)
+
     for number, step in enumerate(steps):
         match step:
             case "write":
                 written += [f"{number}-{line}" for line in range(5)]
-                append(log, *(f"{number}-{line}\n" for line in range(5)))
+                write(*(f"{number}-{line}\n" for line in range(5)))
             case "half":
                 written.append(f"{number}-half")
-                append(log, f"{number}-ha")
+                write(f"{number}-ha")
                 seen += reader.lines()
-                append(log, "lf\n")
+                write("lf\n")
+            case "aside":
+                reader.follower.set_aside(0, number)
+            case "drop":
+                reader.follower.drop_old(0)
             case "rotate" if log.exists():
                 reader.lines(accept=False)
                 log.rename(folder / f"access.log.{number}")

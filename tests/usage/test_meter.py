@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from decimal import Decimal
@@ -319,6 +320,28 @@ def test_a_gateway_that_does_not_answer_keeps_its_old_log(site):
     assert site.told("recovered")
 
 
+def test_a_log_deleted_under_the_gateway_costs_no_request(site):
+    with site.access.open("a") as writer:
+        writer.write(access_line("a"))
+        writer.flush()
+        site.run()
+        site.access.unlink()
+        site.gateway_answers = False
+        site.run()
+        writer.write(access_line("b"))
+        writer.flush()
+        site.run()
+        site.gateway_answers = True
+        site.run()
+    append(site.access, access_line("c"))
+    site.run(2)
+    assert site.total().requests == 3
+    assert [told["what"] for told in site.told("recovered")] == ["rotation"]
+    ledger = site.ledger()
+    assert len(ledger.positions()) == 1
+    ledger.close()
+
+
 def test_old_requests_go_and_their_sums_stay(site):
     site.order(keep_s=86_400.0)
     append(site.access, access_line("old", at_s=NOON_S - 90_000), access_line("new"))
@@ -424,11 +447,12 @@ DISTURBANCES = st.lists(st.sampled_from(["pass", "restart", "rotate", "twice", "
 
 
 @settings(max_examples=40)
-@given(REQUESTS, DISTURBANCES, st.randoms(use_true_random=False))
-def test_the_sums_are_always_those_of_the_entries(tmp_path_factory, requests, disturbances, random):
+@given(REQUESTS, DISTURBANCES, st.randoms(use_true_random=False), st.sampled_from([300, 2**26]))
+def test_the_sums_are_always_those_of_the_entries(tmp_path_factory, requests, disturbances, random, rotate_bytes):
     """Whatever comes in whatever order, with whatever between: exactly once, and sums and entries agree."""
-    site = Site(tmp_path_factory.mktemp("site"))
-    lines = []
+    site = Site(tmp_path_factory.mktemp("site"), rotate_bytes=rotate_bytes)
+    # Names rise, and none is used twice: renamed onto another file, a log takes from it what nobody has read yet.
+    lines, rotated = [], itertools.count(1)
     for number, kind in enumerate(requests):
         name = f"r{number}"
         if kind != "nobody's":
@@ -449,7 +473,7 @@ def test_the_sums_are_always_those_of_the_entries(tmp_path_factory, requests, di
                 site.restart()
             case "rotate":
                 for path in {path for path, _ in lines if path.exists()}:
-                    path.rename(f"{path}.{random.randrange(10**9)}")
+                    path.rename(f"{path}.{next(rotated)}")
             case "twice":
                 append(*random.choice(lines))
             case "fail":

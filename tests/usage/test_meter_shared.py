@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from chosen_inodes import Inodes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from usage_lines import NOON_S, access_line, append, count_line, orders, refused_line, until
@@ -110,6 +111,30 @@ def test_positions_are_a_readers_own(place):
         assert (ledger.positions("a"), ledger.positions("b"), ledger.positions()) == ([mine], [its], [mine])
         ledger.keep_positions([], gone=[mine], reader="a")
         assert (ledger.positions("a"), ledger.positions("b"), ledger.positions()) == ([], [its], [mine])
+
+
+def test_pods_whose_logs_have_the_same_path_and_inode(tmp_path, place, monkeypatch):
+    """As in one cluster: each pod has its logs in `/var/kiva`, on a disk of its own. What nobody asked with a token has no entry to notice a second reading."""
+    inodes, pods, here = Inodes(monkeypatch), [], tmp_path / "var"
+    for name in ("gateway-a", "gateway-b"):
+        gateway = Gateway(tmp_path, here.name, *place)
+        gateway.meter.close()
+        gateway.name = name
+        gateway.start()
+        gateway.access.write_text("")
+        inodes.give(gateway.access, 7)
+        pods.append(gateway)
+        here.rename(tmp_path / name)
+    for turn in range(6):
+        gateway = pods[turn % 2]
+        (tmp_path / gateway.name).rename(here)
+        gateway.restart()
+        append(gateway.access, *(refused_line(None, at_s=NOON_S + turn, tenant=None, status=401, client=gateway.name) for _ in range(1 + turn)))
+        gateway.run(2)
+        here.rename(tmp_path / gateway.name)
+    for gateway in pods:
+        gateway.meter.close()
+    assert sums_by_tenant(place) == {"": Sums(21, 21)}
 
 
 def test_positions_of_a_meter_that_is_no_more_go(place):

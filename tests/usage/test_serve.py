@@ -91,6 +91,30 @@ def test_after_a_file_set_aside_comes_the_next(record):
     assert files.answer(first.file, 0).lines == first.lines
 
 
+@pytest.mark.parametrize("stub", ["\n", '{"at": "2026\n', "\n\n"])
+def test_files_that_begin_with_what_a_full_disk_left_of_a_line_are_told_apart(record, stub):
+    files, read, names = Files(record, "m-0"), "", set()
+    for number in range(3):
+        append(record, stub, count_line(f"r{number}"))
+        serve.set_aside(record)
+    append(record, stub, count_line("r3"))
+    answer = files.answer("", 0)
+    while answer.file not in names:
+        names.add(answer.file)
+        read += answer.lines.decode()
+        answer = files.answer(answer.file, len(answer.lines))
+    assert (len(names), read) == (4, "".join(f"{stub}{count_line(f'r{number}')}" for number in range(4)))
+
+
+def test_a_clock_that_was_set_back_changes_no_order_and_loses_no_file(record, monkeypatch):
+    for number in range(serve.KEPT_ASIDE + 2):
+        monkeypatch.setattr(serve.time, "time_ns", lambda number=number: 10**18 - number // 2)  # twice the same, then earlier
+        append(record, count_line(f"r{number}"))
+        serve.set_aside(record)
+    aside = sorted(serve.aside_of(record), key=lambda path: int(path.suffix[1:]))
+    assert [json.loads(path.read_text())["request_id"] for path in aside] == [f"r{number}" for number in range(2, serve.KEPT_ASIDE + 2)]
+
+
 def test_of_a_file_it_has_not_it_begins_with_the_oldest(record):
     append(record, lines(0, 3))
     serve.set_aside(record)

@@ -68,12 +68,15 @@ def revoke(
 ) -> None:
     """End tokens before their time: the running gateway refuses them within a moment."""
     from kivactl.flows.tokens import Chosen, apply_revoke, plan_revoke
+    from kivactl.flows.trust import renew_announcement
 
     options = common(context)
     deployment = deployment_of(options)
     plan, ids = plan_revoke(deployment, Chosen(token_id, tenant, name))
     options.sink.plan(plan)
     if plan.empty:
+        # A command that was cut off may have written them down without the gateway knowing.
+        options.sink.outcomes(renew_announcement(deployment))
         options.sink.result({"revoked": []})
         return
     if not options.sink.confirm("Revoke? Who uses them gets 401 from now on.", yes):

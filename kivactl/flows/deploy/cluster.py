@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kivactl.errors import PreconditionError, told
 from kivactl.flows.deployment import Deployment
 from kivactl.flows.provision import provisioned
+from kivactl.flows.shares import notes_on, still_held
 from kivactl.flows.verification import generated
 from kivactl.plan import Outcome, Plan
 from kivactl.stack import tokens
 from kivactl.stack.gateway.files import Json
 from kivactl.stack.kubernetes.names import cluster_of, endpoint_of, tls_secret
+from kivactl.stack.kubernetes.parts import certificate_secret
 from kivactl.targets.kubernetes.desired import ClusterDesired, cluster_desired_for
 from kivactl.targets.kubernetes.target import KubernetesTarget
 from kivactl.targets.publication import keys_of, revoked_of
+from kivactl.targets.routing import with_shares
+from kivactl.targets.steering import Shares
 
 
 def plan(deployment: Deployment, title: str) -> Plan:
@@ -27,7 +31,10 @@ def plan(deployment: Deployment, title: str) -> Plan:
         PreconditionError: The keys are not there yet, or it cannot fit.
         KivaError: The cluster does not answer, or refuses an object.
     """
-    return deployment.target.plan(desired_for(deployment), title)
+    target = deployment.target
+    held = target.gateway.held_shares()
+    found: Plan = target.plan(desired_for(deployment, held), title)
+    return replace(found, notes=(*found.notes, *notes_on(held, deployment.platform)))
 
 
 def steps(deployment: Deployment) -> Iterator[Outcome]:
@@ -39,18 +46,27 @@ def steps(deployment: Deployment) -> Iterator[Outcome]:
     target = deployment.target
     assert isinstance(target, KubernetesTarget)
     with target.locked("deploy"):  # until it is proved: who begins meanwhile would be waiting for our pods
-        yield from target.apply(desired_for(deployment))
+        held = target.gateway.held_shares()
+        kept = still_held(held, deployment.platform)
+        if kept != held:
+            target.gateway.hold_shares(kept)
+        yield from target.apply(desired_for(deployment, kept))
         yield from _verify(deployment, target)
         target.finish(deployment.loaded.digest, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def desired_for(deployment: Deployment) -> ClusterDesired:
+def desired_for(deployment: Deployment, held: Shares) -> ClusterDesired:
     """All that should run, with the keys and the certificate of this machine.
+
+    Args:
+        deployment: The platform.
+        held: Shares of requests that a rollout holds.
 
     Raises:
         PreconditionError: They are not there yet.
     """
-    platform, layout = deployment.platform, deployment.layout
+    layout = deployment.layout
+    platform = with_shares(deployment.platform, held)
     if not provisioned(layout, platform):
         raise PreconditionError(f"there are no keys and certificates for '{platform.name}' yet", "kivactl provision")
     return cluster_desired_for(
@@ -68,15 +84,7 @@ def _certificate(deployment: Deployment) -> Json:
     given = tls.certificate is not None and tls.key is not None
     certificate, key = (Path(str(tls.certificate)), Path(str(tls.key))) if given else (layout.certificate, layout.certificate_key)
     with told(certificate.parent):
-        data = {"tls.crt": certificate.read_bytes(), "tls.key": key.read_bytes()}
-    labels = {"app.kubernetes.io/part-of": "kiva", "app.kubernetes.io/managed-by": "kivactl"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "kubernetes.io/tls",
-        "metadata": {"name": tls_secret(platform), "labels": labels},
-        "data": {name: b64encode(content).decode() for name, content in data.items()},
-    }
+        return certificate_secret(tls_secret(platform), certificate.read_bytes(), key.read_bytes())
 
 
 def _verify(deployment: Deployment, target: KubernetesTarget) -> Iterator[Outcome]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from kivactl.errors import PreconditionError
 from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.provision import provisioned
+from kivactl.flows.shares import notes_on, still_held
 from kivactl.plan import Change, Difference, Outcome, Plan, Status, Verb, digest
 from kivactl.spec.platform import Model, Platform
 from kivactl.spec.quantities import format_bytes
@@ -21,7 +22,7 @@ from kivactl.stack.metering import OPERATOR
 from kivactl.targets.desired import Desired, Weights, desired_for, file_hashes, gateway_files
 from kivactl.targets.publication import contents, keys_of, publish, unpublished
 from kivactl.targets.release import read_release
-from kivactl.targets.routing import counts, read_shares, with_shares, write_shares
+from kivactl.targets.routing import read_shares, with_shares, write_shares
 from kivactl.targets.status import GATEWAY, METER
 from kivactl.tools import envoy, machine
 from kivactl.tools.machine import Machine
@@ -50,7 +51,7 @@ def plan(deployment: Deployment, title: str) -> Plan:
             _refuse_taken_port(deployment)
             _refuse_what_cannot_fit(deployment, facts, sized)
     held = read_shares(deployment.layout)
-    return replace(found, notes=(*found.notes, *_notes_on(held, platform)), basis=digest([found.basis, held]))
+    return replace(found, notes=(*found.notes, *notes_on(held, platform)), basis=digest([found.basis, held]))
 
 
 def steps(deployment: Deployment) -> Iterator[Outcome]:
@@ -67,9 +68,8 @@ def steps(deployment: Deployment) -> Iterator[Outcome]:
     facts = machine.facts()
     sized = _sizing(deployment, prepared, facts)
     _refuse_what_cannot_fit(deployment, facts, sized)
-    held, models = read_shares(deployment.layout), {model.name for model in deployment.platform.models}
-    aliases = {alias.name for alias in deployment.platform.aliases}
-    kept = {alias: shares for alias, shares in held.items() if alias in aliases and counts(shares, models)}
+    held = read_shares(deployment.layout)
+    kept = still_held(held, deployment.platform)
     if kept != held:
         write_shares(deployment.layout, kept)
     desired = _desired(deployment, prepared, facts, sized)
@@ -102,16 +102,6 @@ def _prepared(deployment: Deployment) -> dict[str, Prepared]:
     store = ModelStore(deployment.layout.cache)
     found = {model.name: store.prepared(model, deployment.loaded.folder) for model in deployment.platform.models}
     return {name: prepared for name, prepared in found.items() if prepared is not None}
-
-
-def _notes_on(held: Mapping[str, Mapping[str, int]], platform: Platform) -> Iterator[str]:
-    """What rollouts hold against the spec."""
-    aliases, models = {alias.name for alias in platform.aliases}, {model.name for model in platform.models}
-    for alias, shares in held.items():
-        if alias in aliases and counts(shares, models):
-            yield f"a rollout holds the shares of '{alias}': {', '.join(f'{model} {weight}' for model, weight in shares.items())}"
-        else:
-            yield f"the shares that a rollout holds of '{alias}' are dropped: the spec no longer has the alias or one of its models"
 
 
 def _with_unpublished(plan: Plan, deployment: Deployment) -> Plan:

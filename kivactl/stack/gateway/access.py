@@ -5,6 +5,7 @@ Each is a filter whose configuration is a file of its own, so that all of it cha
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -86,6 +87,39 @@ def revocation_for(token_ids: Iterable[str]) -> Json:
     return discoverable(REVOCATION, RBAC, {"matcher": by_header(TOKEN_ID, revoked, otherwise=allow())})
 
 
+def keys_in(authentication: Mapping[str, Any]) -> Json | None:
+    """The platform's own keys (a JSON Web Key Set) that a content of the authentication file has; None when it is not one of this version."""
+    try:
+        keys = json.loads(_own(authentication)["local_jwks"]["inline_string"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    return keys if isinstance(keys, dict) else None
+
+
+def with_keys(authentication: Mapping[str, Any], jwks: Mapping[str, Any]) -> Json:
+    """The same content with other keys of the platform's own; identity providers stay as they are.
+
+    Raises:
+        ValueError: It is not one of this version.
+    """
+    changed = copy.deepcopy(dict(authentication))
+    try:
+        _own(changed)["local_jwks"] = {"inline_string": json.dumps(jwks, sort_keys=True)}
+    except (KeyError, IndexError, TypeError):
+        msg = "not an authentication file of this version"
+        raise ValueError(msg) from None
+    return changed
+
+
+def revoked_in(revocation: Mapping[str, Any]) -> frozenset[str] | None:
+    """The ids of revoked tokens that a content of the revocation file has; None when it is not one of this version."""
+    try:
+        matcher = revocation["resources"][0]["typed_config"]["matcher"]
+        return frozenset(matcher["matcher_tree"]["exact_match_map"]["map"] if "matcher_tree" in matcher else ())
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
 def admission_for(platform: Platform) -> Json:
     """The content of the admission file.
 
@@ -142,6 +176,12 @@ def limits_for(platform: Platform) -> Json:
 def issuer_name(number: int) -> str:
     """Name of an identity provider in Envoy's configuration, also of the cluster that fetches its keys."""
     return f"issuer-{number}"
+
+
+def _own(authentication: Mapping[str, Any]) -> Json:
+    """The platform's own provider in a content of the authentication file."""
+    provider: Json = authentication["resources"][0]["typed_config"]["providers"]["kiva"]
+    return provider
 
 
 def _provider(issuer: str, audience: str) -> Json:

@@ -177,7 +177,8 @@ def _environment(platform: Platform, model: Model) -> dict[str, str]:
     )
     del environment["KIVA_REPLICA"]
     # The image's user has no entry in its user database, which PyTorch's compiler would ask for a name.
-    environment |= {"HOME": "/cache", "USER": "kiva", "VLLM_CACHE_ROOT": "/cache/vllm"}
+    # What it counts, gateways fetch: nobody shares a folder with it.
+    environment |= {"HOME": "/cache", "USER": "kiva", "VLLM_CACHE_ROOT": "/cache/vllm", "KIVA_USAGE_SERVED": "1"}
     if model.kubernetes.gpu.count == 0:
         # The node's other cores can be seen and not be had: threads on all of them would wait for each other.
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, int(model.kubernetes.cpu)))}

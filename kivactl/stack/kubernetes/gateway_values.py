@@ -55,9 +55,10 @@ def gateway_values_for(platform: Platform, *, jwks: Mapping[str, Any], revoked: 
         "pullSecrets": list(cluster.pull_secrets),
         "replicas": entrance.replicas,
         "command": list(gateway_command_for(platform, max(1, int(entrance.resources.cpu)))),
-        "files": {name: _written(content) for name, content in pod_files_for(platform, services_for(platform), jwks, revoked).items()},
+        "files": {name: written(content) for name, content in pod_files_for(platform, services_for(platform), jwks, revoked).items()},
         "meter": {
-            "orders": _written({**orders_for(platform, _PodPlaces()), "engines": engines_of(platform)}),
+            # Even one gateway shares its ledger for a while: with the pod that takes its place.
+            "orders": written({**orders_for(platform, _PodPlaces()), "engines": engines_of(platform), "shared": True}),
             "secret": cluster.ledger_secret or "" if platform.usage.ledger != "sqlite" else "",
             "stateClaim": {"create": platform.usage.ledger == "sqlite", "class": cluster.storage.class_name or "", "size": _LEDGER_SIZE},
         },
@@ -127,6 +128,6 @@ def _tls(platform: Platform, cluster: Kubernetes) -> Json:
     }
 
 
-def _written(content: Any) -> str:
+def written(content: Any) -> str:
     """JSON that is the same whenever its content is."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"))

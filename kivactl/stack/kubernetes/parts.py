@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,13 @@ def quantity(size_bytes: int) -> str:
 def cores(cpu: float) -> str:
     """Cores as Kubernetes writes them: `4`, `500m`."""
     return str(int(cpu)) if cpu == int(cpu) else f"{round(cpu * 1000)}m"
+
+
+def certificate_secret(name: str, certificate: bytes, key: bytes) -> Json:
+    """The Secret with a certificate (PEM, a chain) and its key: applied without Helm, which would keep both in its history."""
+    labels = {"app.kubernetes.io/part-of": "kiva", "app.kubernetes.io/managed-by": "kivactl"}
+    data = {"tls.crt": b64encode(certificate).decode(), "tls.key": b64encode(key).decode()}
+    return {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name, "labels": labels}, "data": data}
 
 
 def placement_for(pool: NodePool | None, *, spread: str) -> Json:

@@ -18,6 +18,7 @@ from kivactl.targets.kubernetes.desired import ENGINE, ClusterDesired, label_of,
 from kivactl.targets.kubernetes.difference import differences, drifted, same_pods, subject_of
 from kivactl.targets.kubernetes.feasibility import Decision, Feasibility, Wanted, feasibility_of
 from kivactl.targets.kubernetes.manifests import (
+    WORKLOADS,
     Key,
     as_helm_writes,
     kind_of,
@@ -64,6 +65,7 @@ class Step:
         differences: What changes of them.
         decision: How its pods are exchanged; None where none are.
         reason: Why, where it is not for the differences; empty otherwise.
+        same_pods: Whether the pods stay as they are, whatever else changes.
     """
 
     release: ChartRelease
@@ -73,6 +75,7 @@ class Step:
     differences: tuple[Difference, ...] = ()
     decision: Decision | None = None
     reason: str = ""
+    same_pods: bool = False
 
     @property
     def acts(self) -> bool:
@@ -157,8 +160,8 @@ class Surveyor:
         kinds = {key[0] for manifests in rendered for key in manifests} - {key[0] for manifests in seen.manifests.values() for key in manifests}
         live = {**seen.objects, **live_objects(self.cluster, kinds)}
         found = at_once(lambda one: self._difference(one[0][1], one[1], live, seen), list(zip(changed, rendered, strict=True)))
-        for (place, release, reason), manifests, differing in zip(changed, rendered, found, strict=True):
-            step = replace(steps[place], manifests=manifests, differences=differing, release=self._as_last(release, seen))
+        for (place, release, reason), manifests, (differing, same) in zip(changed, rendered, found, strict=True):
+            step = replace(steps[place], manifests=manifests, differences=differing, release=self._as_last(release, seen), same_pods=same)
             steps[place] = step if step.deployed is None or differing or reason else self._kept(step, seen)
         return steps
 
@@ -188,17 +191,22 @@ class Surveyor:
     def _rendered(self, release: ChartRelease, kubernetes: str) -> dict[Key, Json]:
         return parse_manifests(self.helm.template(release.name, self.charts / release.chart, release.values, kubernetes=kubernetes))
 
-    def _difference(self, release: ChartRelease, manifests: Mapping[Key, Json], live: Mapping[Key, Json], seen: Seen) -> tuple[Difference, ...]:
+    def _difference(self, release: ChartRelease, manifests: Mapping[Key, Json], live: Mapping[Key, Json], seen: Seen) -> tuple[tuple[Difference, ...], bool]:
+        """What changes of a release's objects, and whether its pods stay as they are."""
         before = seen.manifests.get(release.name, {})
         found: list[Difference] = []
+        same = True
         for key, manifest in manifests.items():
+            if key in live and before.get(key) == manifest and not drifted(live[key], manifest):
+                continue
             wanted = self._dry_run(manifest, release.name)
             if key not in live:
                 found.append(Difference(subject_of(manifest), None, "new"))
             else:
                 found += differences(live[key], wanted, before.get(key), manifest if key in before else None)
+            same = same and (kind_of(key) not in WORKLOADS or (key in live and same_pods(live[key], wanted)))
         found += [Difference(subject_of(one), "deployed", None) for key, one in before.items() if key not in manifests and key in live]
-        return tuple(found)
+        return tuple(found), same
 
     def _dry_run(self, manifest: Json, release: str) -> Json:
         return self.cluster.apply(as_helm_writes(manifest, release, self.cluster.namespace), dry_run=True, manager=HELM_MANAGER, force=True)
@@ -224,8 +232,7 @@ class Surveyor:
         live = seen.objects.get(keys[0])
         pods = pod_spec(workload)
         number = replicas_of(workload, replicas_of(live) if live else int(step.release.values.get("replicas", 1)))
-        unchanged = live is not None and same_pods(live, self._dry_run(workload, step.release.name))
-        if unchanged and live is not None and number == replicas_of(live):
+        if step.same_pods and live is not None and number == replicas_of(live):
             return None
         measured = seen.record.ready_s.get(step.release.name)
         requests = requests_of(pods)
@@ -238,7 +245,7 @@ class Surveyor:
             selector=dict(pods.get("nodeSelector") or {}),
             tolerations=tolerations_from(pods.get("tolerations") or ()),
             strategy=desired.strategies.get(step.release.name, "auto" if step.release.chart == ENGINE else "rolling"),
-            same_pods=unchanged,
+            same_pods=step.same_pods,
             one_node=mounts_on_one_node(step.manifests),
             start_s=startup_s(pods) if measured is None else measured,
             measured=measured is not None,

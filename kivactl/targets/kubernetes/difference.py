@@ -22,6 +22,9 @@ Path = tuple[str, ...]
 HIDDEN = "(hidden)"
 """Stands for a Secret's value."""
 
+_OF_VERSIONS = frozenset({"app.kubernetes.io/version", "helm.sh/chart"})
+"""Labels that repeat on every object what another field says."""
+
 _LONGEST = 160
 _SHOWN = 12
 """Differences of one object that are shown one by one."""
@@ -176,7 +179,8 @@ def _ignored(path: Path, key: str) -> bool:
     if path[-2:] == ("metadata", "annotations"):
         return key.startswith(_NOTES)
     if path[-2:] == ("metadata", "labels"):
-        return key in {"pod-template-hash", "controller-revision-hash"}
+        # Of pods they count: another label there is another pod.
+        return key in {"pod-template-hash", "controller-revision-hash"} or (len(path) == 2 and key in _OF_VERSIONS)
     return False
 
 

@@ -188,7 +188,8 @@ class Follower:
         pods: dict[str, list[Json]] = {}
         for group in found:
             for one in group:
-                if kind_of(key_of(one)) == "Pod":
+                # The pod of a Job that is through stays there, and has nothing to do with those that serve.
+                if kind_of(key_of(one)) == "Pod" and (one.get("status") or {}).get("phase") != "Succeeded":
                     pods.setdefault(str((one["metadata"].get("labels") or {}).get(INSTANCE, "")), []).append(one)
         return objects, pods
 

@@ -29,7 +29,7 @@ def described(file: str, old: Any, new: Any) -> list[Part]:
         return []
     found: list[Part] = []
     if file == "routes.json":
-        before, after = _weights(old), _weights(new)
+        before, after = weights_in(old), weights_in(new)
         found = [
             (f"weights of {name}" if name in before and name in after else f"routes of {name}", before.get(name), after.get(name))
             for name in {**after, **before}
@@ -44,7 +44,7 @@ def described(file: str, old: Any, new: Any) -> list[Part]:
     return found + parts
 
 
-def _weights(content: Any) -> dict[str, str]:
+def weights_in(content: Any) -> dict[str, str]:
     """Which models answer for each public name, with their weights."""
     found: dict[str, str] = {}
     for route in _routes(content):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kivactl.errors import PreconditionError, UsageError
 from kivactl.stack.kubernetes.releases import ChartRelease
 from kivactl.targets.kubernetes.desired import ENGINE, GATEWAY, ClusterDesired
 from kivactl.targets.kubernetes.record import Deploy, Record
-from kivactl.targets.kubernetes.seen import at_once, stored_revision
+from kivactl.targets.kubernetes.seen import at_once, deployed_releases, stored_revision
+from kivactl.targets.kubernetes.trust import with_trust_of
 from kivactl.tools.helm_output import StoredRelease
 from kivactl.tools.kube import Cluster
 
@@ -60,6 +63,11 @@ def desired_of(cluster: Cluster, record: Record, deploy: Deploy) -> ClusterDesir
             f"deploy the spec of then, whose digest begins with {deploy.spec[:12]}",
         )
     releases = sorted((_release(stored) for stored in found.values() if stored is not None), key=lambda one: (one.order, one.name))
+    there = deployed_releases(cluster, record.platform)
+    # Who was refused since is not let in again.
+    releases = [
+        replace(one, values=with_trust_of(one.values, there[one.name].newest.values)) if one.chart == GATEWAY and one.name in there else one for one in releases
+    ]
     return ClusterDesired(record.platform, record.endpoint, tuple(releases))
 
 

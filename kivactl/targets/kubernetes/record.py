@@ -62,6 +62,7 @@ class Record:
         unfinished: The one that was begun and not ended; None when there is none.
         ready_s: Seconds that the newest pod of each release took from its start to its first token.
         stopped_at: When the platform was stopped, ISO 8601 in UTC; empty while it runs.
+        shares: Weights of models by alias that rollouts under way hold against the spec.
     """
 
     platform: str = ""
@@ -70,6 +71,7 @@ class Record:
     unfinished: Unfinished | None = None
     ready_s: Mapping[str, float] = field(default_factory=dict)
     stopped_at: str = ""
+    shares: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def last(self) -> Deploy | None:
@@ -94,17 +96,32 @@ def read_record(cluster: Cluster, platform: str) -> Record:
 
 
 def write_record(cluster: Cluster, record: Record) -> None:
-    """Replace the record; to be called by who holds the lock."""
+    """Replace the record, or make it."""
     labels = {"app.kubernetes.io/part-of": "kiva", "app.kubernetes.io/managed-by": "kivactl", "kiva/platform": record.platform}
     metadata = {"name": record_name(record.platform), "labels": labels}
     cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {_FILE: format_record(record)}}, force=True)
 
 
 def change_record(cluster: Cluster, platform: str, change: Callable[[Record], Record]) -> Record:
-    """Read the record, change it, write it."""
-    record = change(replace(read_record(cluster, platform), platform=platform))
-    write_record(cluster, record)
-    return record
+    """Read the record, change it, write it; anew with what it is by then when someone else was faster.
+
+    Args:
+        cluster: The cluster.
+        platform: Whose.
+        change: May be called several times.
+    """
+    if cluster.get("ConfigMap", record_name(platform)) is None:
+        record = change(Record(platform))
+        write_record(cluster, record)
+        return record
+    written = [Record(platform)]
+
+    def changed(found: dict[str, Any]) -> dict[str, Any]:
+        written[0] = change(replace(parse_record((found.get("data") or {}).get(_FILE, ""), platform), platform=platform))
+        return {**found, "data": {**(found.get("data") or {}), _FILE: format_record(written[0])}}
+
+    cluster.change("ConfigMap", record_name(platform), changed)
+    return written[0]
 
 
 def format_record(record: Record) -> str:
@@ -130,6 +147,7 @@ def parse_record(text: str, platform: str) -> Record:
         unfinished=_unfinished(data.get("unfinished")),
         ready_s=ready,
         stopped_at=str(data.get("stopped_at") or ""),
+        shares=_shares(data.get("shares")),
     )
 
 
@@ -146,6 +164,18 @@ def _unfinished(entry: Any) -> Unfinished | None:
     if not isinstance(entry, dict):
         return None
     return Unfinished(str(entry.get("verb") or ""), str(entry.get("by") or ""), str(entry.get("since") or ""), tuple(map(str, _list(entry.get("done")))))
+
+
+def _shares(value: Any) -> dict[str, dict[str, int]]:
+    """What is no share is left out."""
+    aliases = value.items() if isinstance(value, dict) else ()
+    found = {str(alias): _weights(models) for alias, models in aliases}
+    return {alias: weights for alias, weights in found.items() if weights}
+
+
+def _weights(value: Any) -> dict[str, int]:
+    models = value.items() if isinstance(value, dict) else ()
+    return {str(model): weight for model, weight in models if isinstance(weight, int) and not isinstance(weight, bool) and weight >= 0}
 
 
 def _list(value: Any) -> list[Any]:

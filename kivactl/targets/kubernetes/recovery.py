@@ -15,7 +15,7 @@ STILL_S = 10.0
 """Seconds that a pending release is watched: a Helm that still writes it would change it. Helm never waits for pods when we call it."""
 
 
-def recover(cluster: Cluster, helm: Helm, platform: str, clock: Clock) -> Iterator[Outcome]:
+def recover(cluster: Cluster, helm: Helm, platform: str, clock: Clock, only: str = "") -> Iterator[Outcome]:
     """Make every release of a platform one that can be upgraded again.
 
     A revision that was never finished is taken out of Helm's history: what it wrote stays, and the next upgrade goes on from the
@@ -26,12 +26,13 @@ def recover(cluster: Cluster, helm: Helm, platform: str, clock: Clock) -> Iterat
         helm: Helm.
         platform: Whose lock we hold.
         clock: Time.
+        only: Name of the one release that is meant; all when empty.
 
     Raises:
         PreconditionError: Somebody else's Helm is still writing one.
         KivaError: The cluster refuses.
     """
-    stuck = _stuck(deployed_releases(cluster, platform))
+    stuck = {name: one for name, one in _stuck(deployed_releases(cluster, platform)).items() if name == (only or name)}
     if not stuck:
         return
     for name, one in stuck.items():

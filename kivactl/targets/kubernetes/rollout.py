@@ -20,12 +20,15 @@ from kivactl.errors import KivaError, PreconditionError
 from kivactl.plan import Outcome, Status
 from kivactl.stack.kubernetes.releases import ChartRelease
 from kivactl.targets.kubernetes.course import Act, Course, Step, fingerprint, good_revision, history_label
-from kivactl.targets.kubernetes.desired import step_of, with_strategy_of
+from kivactl.targets.kubernetes.desired import GATEWAY, step_of, with_strategy_of
 from kivactl.targets.kubernetes.following import EVERY_S, Followed, Follower, until_ready
+from kivactl.targets.kubernetes.gateway import write_with_own_chart
+from kivactl.targets.kubernetes.lock import writing
 from kivactl.targets.kubernetes.manifests import Key, parse_manifests, pod_spec, startup_s, stop_s, workloads
 from kivactl.targets.kubernetes.plan import phases_of
 from kivactl.targets.kubernetes.record import Record, Unfinished, change_record
 from kivactl.targets.kubernetes.seen import deployed_releases, stored_revision
+from kivactl.targets.kubernetes.trust import files_in, trust_in, with_trust_of
 from kivactl.tools.helm import Helm
 from kivactl.tools.helm_failure import BrokenOff, UnreachableCluster
 from kivactl.tools.kube import Cluster
@@ -119,7 +122,13 @@ class Rollout:
             raise PreconditionError(f"Helm no longer keeps revision {revision} of {name}", "kivactl deploy")
         release = replace(step.release, values=dict(stored.values))
         if fingerprint(release, self.charts) in stored.state.description:
-            manifests = self._write(with_strategy_of(release, step.release.values))
+            manifests = self._write(with_strategy_of(release, step.release.values), {})
+        elif release.chart == GATEWAY:
+            with writing(self.cluster, self.platform, self.verb):
+                values = self._with_trust(release, {}).values
+                manifests = parse_manifests(
+                    write_with_own_chart(self.cluster, self.helm, stored, values, f"kivactl {__version__}: back at revision {revision}")
+                )
         else:
             self.helm.rollback(name, revision, force_conflicts=True)
             manifests = parse_manifests(stored.manifest)
@@ -138,7 +147,7 @@ class Rollout:
                     self.check()
                     yield Outcome(step_of(step.release), Status.STARTED, self._intent(step))
                     if step.acts:
-                        writing[pool.submit(self._write, step.release)] = step
+                        writing[pool.submit(self._write, step.release, step.deployed.newest.values if step.deployed else {})] = step
                     else:
                         followed[step.release.name] = (step, self._followed(step.release.name, step_of(step.release), step.manifests))
                 for future in wait(writing, timeout=None if not followed else 0, return_when=FIRST_COMPLETED).done:
@@ -163,8 +172,27 @@ class Rollout:
         if failed is not None:
             raise failed
 
-    def _write(self, release: ChartRelease) -> dict[Key, Json]:
-        """Let Helm write a release; gives the objects that it is made of."""
+    def _write(self, release: ChartRelease, seen: Mapping[str, Any]) -> dict[Key, Json]:
+        """Let Helm write a release; gives the objects that it is made of.
+
+        Args:
+            release: As it should be.
+            seen: Its values in the cluster when that was decided; empty where it was decided long ago.
+        """
+        if release.chart != GATEWAY:
+            return self._written_by_helm(release)
+        # Who revokes a token writes it too, and does not wait for a whole rollout.
+        with writing(self.cluster, self.platform, self.verb):
+            return self._written_by_helm(self._with_trust(release, seen))
+
+    def _with_trust(self, release: ChartRelease, seen: Mapping[str, Any]) -> ChartRelease:
+        """The gateway's release with the keys and revocations that it was told since; those of what is decided otherwise."""
+        there = deployed_releases(self.cluster, self.platform).get(release.name)
+        if there is None or trust_in(files_in(there.newest.values)) == trust_in(files_in(seen)):
+            return release
+        return replace(release, values=with_trust_of(release.values, there.newest.values))
+
+    def _written_by_helm(self, release: ChartRelease) -> dict[Key, Json]:
         label = history_label(release, self.charts, __version__)
         written = self.helm.install_or_upgrade(release.name, self.charts / release.chart, release.values, description=label, force_conflicts=True)
         return parse_manifests(written.manifest)

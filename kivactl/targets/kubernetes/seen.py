@@ -12,7 +12,7 @@ from kivactl.targets.kubernetes.capacity import Capacity, capacity_from
 from kivactl.targets.kubernetes.desired import CHARTS
 from kivactl.targets.kubernetes.manifests import Key, key_of, parse_manifests
 from kivactl.targets.kubernetes.record import Record, read_record
-from kivactl.tools.helm_output import StoredRelease, parse_stored
+from kivactl.tools.helm_output import StoredRelease, parse_chart, parse_stored
 from kivactl.tools.kube import EVERYWHERE, Cluster
 from kivactl.tools.kube_errors import Denied, Missing
 
@@ -105,6 +105,16 @@ def stored_revision(cluster: Cluster, release: str, revision: int) -> StoredRele
     """One revision of a release; None when Helm no longer keeps it."""
     secret = cluster.get("Secret", f"sh.helm.release.v1.{release}.v{revision}")
     return None if secret is None else parse_stored(str((secret.get("data") or {}).get("release", "")))
+
+
+def stored_chart(cluster: Cluster, release: str, revision: int) -> dict[str, bytes] | None:
+    """The chart of one revision, files by their path; None when Helm no longer keeps it.
+
+    Raises:
+        ToolError: It cannot be read.
+    """
+    secret = cluster.get("Secret", f"sh.helm.release.v1.{release}.v{revision}")
+    return None if secret is None else parse_chart(str((secret.get("data") or {}).get("release", "")))
 
 
 def live_objects(cluster: Cluster, kinds: Iterable[str]) -> dict[Key, Json]:

@@ -78,7 +78,7 @@ def status_from(seen: Pods, record: Record, where: Where, platform: str, now: da
     components += _without_pods(seen, by_kind, record, where)
     return Status(
         platform=platform,
-        health=Health.STOPPED if record.stopped_at and not by_kind[_GATEWAY] and not by_kind[_ENGINE] else overall(components, lambda one: not one.model),
+        health=Health.STOPPED if record.stopped_at and not any(by_kind.values()) else overall(components, is_gateway=lambda one: not one.model),
         endpoint=record.endpoint,
         deployed_at=record.last.at if record.last and record.unfinished is None else "",
         components=tuple(components),

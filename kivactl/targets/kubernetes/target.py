@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kivactl import __version__
@@ -13,12 +12,12 @@ from kivactl.errors import PreconditionError
 from kivactl.plan import Outcome, Plan
 from kivactl.root import content
 from kivactl.spec.kubernetes import Kubernetes
-from kivactl.stack.gateway.files import Json
 from kivactl.targets.kubernetes.course import Course, Surveyor
-from kivactl.targets.kubernetes.desired import GATEWAY, ClusterDesired
+from kivactl.targets.kubernetes.desired import ClusterDesired
 from kivactl.targets.kubernetes.drift import Drift, drift_of
+from kivactl.targets.kubernetes.gateway import ClusterGateway
 from kivactl.targets.kubernetes.history import BACK, deploy_of, desired_of, notes_on
-from kivactl.targets.kubernetes.lock import Lock
+from kivactl.targets.kubernetes.lock import Lock, lock_of
 from kivactl.targets.kubernetes.operation import Operation, none_of
 from kivactl.targets.kubernetes.plan import plan_of
 from kivactl.targets.kubernetes.record import Deploy, Record, change_record, read_record
@@ -29,8 +28,6 @@ from kivactl.tools.clock import Clock
 from kivactl.tools.helm import Helm
 from kivactl.tools.kube import Cluster, open_cluster
 from kivactl.tools.lease import Held
-
-_ROUTES = "routes.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,7 @@ class KubernetesTarget:
         helm: Helm, for the same.
         charts: Folder of the charts.
         lock: Held by whoever changes something.
+        gateway: The deployed gateway, to be told something between two deploys.
     """
 
     platform: str
@@ -50,6 +48,10 @@ class KubernetesTarget:
     helm: Helm
     charts: Path
     lock: Lock
+    gateway: ClusterGateway = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gateway", ClusterGateway(self.platform, self.cluster, self.helm, self.charts))
 
     @contextmanager
     def locked(self, verb: str) -> Iterator[Held]:
@@ -95,6 +97,11 @@ class KubernetesTarget:
         with self.locked("stop") as lease:
             yield from Operation(self.cluster, self.platform, lease.check).stop()
 
+    def kill(self) -> Iterator[Outcome]:
+        """End every pod at once: requests are cut off; what is deployed stays recorded."""
+        with self.locked("kill") as lease:
+            yield from Operation(self.cluster, self.platform, lease.check).kill()
+
     def restart(self, replicas: Sequence[str]) -> Iterator[Outcome]:
         """Start models or single pods anew, one after the other."""
         with self.locked("restart") as lease:
@@ -115,28 +122,6 @@ class KubernetesTarget:
             PreconditionError: Always; the hint says what to do instead.
         """
         raise none_of(replicas)
-
-    def route(self, routes: Json) -> bool:
-        """Exchange the deployed gateway's routes, as a further revision of its release; False when there was nothing to change.
-
-        The pods read it when their kubelet has written it, a minute later or two; it is not waited for.
-
-        Raises:
-            PreconditionError: No gateway is deployed.
-        """
-        with self.locked("route") as lease:
-            found = next((one for one in deployed_releases(self.cluster, self.platform).values() if one.chart == GATEWAY), None)
-            if found is None or found.good is None:
-                raise PreconditionError("no gateway is deployed here", "kivactl deploy")
-            values = dict(found.good.values)
-            files = dict(values.get("files") or {})
-            if json.loads(files.get(_ROUTES, "null")) == routes:
-                return False
-            values["files"] = {**files, _ROUTES: json.dumps(routes, separators=(",", ":"))}
-            lease.check()
-            name = found.newest.state.name
-            self.helm.install_or_upgrade(name, self.charts / GATEWAY, values, description=f"kivactl {__version__}: other routes", force_conflicts=True)
-            return True
 
     def alive(self) -> frozenset[str]:
         """Names of the pods that get requests."""
@@ -212,4 +197,4 @@ def open_kubernetes(platform: str, kubernetes: Kubernetes | None, clock: Clock) 
     kubeconfig = Path(kubernetes.kubeconfig).expanduser() if kubernetes.kubeconfig else None
     cluster = open_cluster(kubernetes.context, kubernetes.namespace, kubeconfig, clock=clock)
     helm = Helm(kubeconfig, kubernetes.context, kubernetes.namespace)
-    return KubernetesTarget(platform, cluster, helm, content("helm"), Lock(cluster, platform))
+    return KubernetesTarget(platform, cluster, helm, content("helm"), lock_of(cluster, platform))

@@ -39,7 +39,9 @@ def progress_of(workload: Json) -> Progress:
     """How far a Deployment, StatefulSet or LeaderWorkerSet is; what its controller has not seen yet is not done."""
     spec, status, meta = workload.get("spec") or {}, workload.get("status") or {}, workload.get("metadata") or {}
     wanted = replicas_of(workload)
-    current = int(status.get("observedGeneration") or 0) >= int(meta.get("generation") or 0)
+    # Older LeaderWorkerSets do not say what they have seen.
+    told = "observedGeneration" in status or not spec.get("leaderWorkerTemplate")
+    current = int(status.get("observedGeneration") or 0) >= int(meta.get("generation") or 0) if told else bool(status)
     updated = int(status.get("updatedReplicas") or 0)
     total = int(status.get("replicas") or 0)
     counted = "readyReplicas" if spec.get("leaderWorkerTemplate") or "availableReplicas" not in status else "availableReplicas"

@@ -81,7 +81,7 @@ class TestBothTargets:
     def test_the_same_spec_gives_the_same_environment_but_for_places(self, number):
         process, chart = self.here_and_there(number)
         own = {"KIVA_MODEL_IDENTITY", "KIVA_REPLICA", "KIVA_USAGE_LOG", "OTEL_SERVICE_NAME", "VLLM_CPU_OMP_THREADS_BIND"}
-        more = {"HOME", "USER", "VLLM_CACHE_ROOT", "OMP_NUM_THREADS"}
+        more = {"HOME", "USER", "VLLM_CACHE_ROOT", "OMP_NUM_THREADS", "KIVA_USAGE_SERVED"}
         assert {k: v for k, v in process.environment.items() if k not in own} == {k: v for k, v in chart["environment"].items() if k not in own | more}
         assert chart["environment"].keys() - process.environment.keys() == more
 

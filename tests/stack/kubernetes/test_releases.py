@@ -90,8 +90,12 @@ class TestGateway:
         assert gateway(cluster_values={"ledger_secret": "ledger"})["meter"]["secret"] == ""
 
     def test_it_asks_all_replicas_what_they_counted(self):
-        orders = json.loads(gateway(model("a"), model("b"))["meter"]["orders"])
-        assert orders["engines"] == ["kiva-a-all.kiva.svc.cluster.local:8000", "kiva-b-all.kiva.svc.cluster.local:8000"]
+        orders = orders_from(json.loads(gateway(model("a"), model("b"))["meter"]["orders"]))
+        assert orders.engines == ("kiva-a-all.kiva.svc.cluster.local:8000", "kiva-b-all.kiva.svc.cluster.local:8000")
+
+    @pytest.mark.parametrize("spec", [{}, {"usage": {"ledger": "postgresql://kiva@db.example/usage"}, "cluster_values": {"ledger_secret": "ledger"}}])
+    def test_pods_that_follow_each_other_share_a_ledger_as_pods_beside_each_other_do(self, spec):
+        assert orders_from(json.loads(gateway(**spec)["meter"]["orders"])).shared
 
     def test_it_reaches_providers_collector_and_ledger_outside_and_nothing_else(self):
         issuer = {"issuer": "https://sso.example", "audience": "kiva", "jwks": "https://sso.example:8443/keys"}

@@ -114,6 +114,12 @@ def test_numbers_and_their_texts_are_the_same_and_truth_is_not_a_number():
     assert differences(changed("spec", "paused", value=True), changed("spec", "paused", value=1)) != ()
 
 
+def test_labels_that_repeat_the_version_count_on_pods_only():
+    assert differences(DEPLOYMENT, changed("metadata", "labels", "app.kubernetes.io/version", value="2")) == ()
+    found = differences(DEPLOYMENT, changed("spec", "template", "metadata", "labels", "app.kubernetes.io/version", value="2"))
+    assert [one.path for one in found] == ["Deployment kiva-smollm2 pod.labels.app.kubernetes.io/version"]
+
+
 def test_the_order_of_named_entries_is_no_difference():
     mounts = DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     assert differences(DEPLOYMENT, changed(*CONTAINER, "volumeMounts", value=mounts[::-1])) == ()

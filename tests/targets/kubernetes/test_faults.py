@@ -25,7 +25,7 @@ from kivactl.errors import KivaError, PreconditionError
 from kivactl.plan import Difference
 from kivactl.targets.kubernetes.desired import ClusterDesired
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.charts
 
 ROOT = Path(__file__).parents[3]
 
@@ -405,6 +405,15 @@ def test_what_passes_by_itself_is_not_even_noticed(site, order):
     fault = site.api.faults.add(**order)
     settles(site, NEW, OTHER)
     assert fault.seen >= 1
+
+
+def test_the_way_back_is_open_where_no_gpu_is_free_either(site):
+    """A rolling exchange would wait for ever here: the old pod for a GPU, and the broken one for the old pod to be ready."""
+    site.deploy(desired(engine("smollm2"), engine("other")))
+    new_pods(trouble="CrashLoopBackOff", log=("RuntimeError: broken",))(site)
+    with pytest.raises(KivaError, match=r"RuntimeError: broken; it is back at revision 1$"):
+        list(site.operator().apply(desired(engine("smollm2", image={"reference": OTHER}), engine("other"))))
+    assert (site.image(), site.ready(), site.ready("kiva-other")) == (IMAGE, 1, 1)
 
 
 def test_an_api_server_that_comes_back_is_waited_for(site):

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
 from cluster_site import IMAGE, NAMESPACE, desired, engine, gateway
+from helm.charts import LAYERS, binary
 
-from kivactl.errors import PreconditionError, UsageError
+from kivactl.errors import NotReadyError, PreconditionError, UsageError
 from kivactl.plan import Difference, Status, Verb
+from kivactl.spec.kubernetes import Kubernetes
 from kivactl.targets.kubernetes.desired import GATEWAY
+from kivactl.targets.kubernetes.target import open_kubernetes
+from kivactl.tools.clock import Clock
+
+pytestmark = pytest.mark.charts
 
 OTHER = IMAGE.replace("a" * 64, "b" * 64)
 ONE = desired(engine("smollm2"))
@@ -201,8 +208,8 @@ def test_nothing_deployed_is_said(site):
 def test_routes_are_exchanged_alone(site):
     site.deploy(ONE)
     routes = {"resources": [{"name": "gateway", "models": ["other"]}]}
-    assert site.target.route(routes)
-    assert not site.target.route(routes)
+    assert site.target.gateway.route(routes).changed
+    assert not site.target.gateway.route(routes).changed
     found = site.api.get("ConfigMap", "kiva-gateway-routes", NAMESPACE)
     assert json.loads(found["data"]["routes.json"]) == routes
     assert site.revision(GATEWAY) == 2
@@ -243,3 +250,57 @@ def test_another_platform_in_the_same_namespace_is_left_alone(site):
     other = replace(engine("foreign"), name="city-foreign", values={**engine("foreign").values, "platform": "city"})
     site.target.helm.install_or_upgrade(other.name, site.target.charts / other.chart, other.values)
     assert site.target.plan(ONE, "x").changes == ()
+
+
+@pytest.mark.parametrize("version", LAYERS)
+def test_every_supported_helm_deploys_changes_and_takes_back(site, tmp_path, monkeypatch, version):
+    folder = tmp_path / version
+    folder.mkdir()
+    (folder / "helm").symlink_to(binary("helm", version))
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert str(site.target.helm.version).startswith(version)
+    site.deploy(ONE)
+    wanted = desired(engine("smollm2", image={"reference": OTHER}))
+    (change,) = site.target.plan(wanted, "x").changes
+    assert change.differences == (Difference("Deployment kiva-smollm2 containers.engine.image", IMAGE, OTHER),)
+    site.deploy(wanted)
+    site.api.change("Deployment", "kiva-smollm2", {"spec": {"replicas": 2}}, NAMESPACE, "kubectl-scale")
+    (drift,) = site.target.drift()
+    assert drift.by == "kubectl-scale"
+    site.kubelet.script(pods="kiva-smollm2-*", image="broken", trouble="ImagePullBackOff")
+    with pytest.raises(NotReadyError, match="there is no image broken; it is back at revision 2"):
+        list(site.target.apply(desired(engine("smollm2", image={"reference": "broken"}))))
+    assert done(site.target.go_back(1)) == ["engine smollm2"]
+    assert site.image() == IMAGE
+    assert (site.target.plan(ONE, "x").changes, site.target.drift()) == ((), ())
+
+
+def spec(**kubernetes):
+    images = {"engine": IMAGE, "gateway": IMAGE}
+    return Kubernetes.model_validate({"context": "prod", "images": images, **kubernetes})
+
+
+def test_the_cluster_is_the_one_that_the_spec_names(site):
+    target = open_kubernetes("kiva", spec(kubeconfig=str(site.kubeconfig)), Clock())
+    assert (target.cluster.context, target.cluster.namespace, target.platform) == ("prod", "kiva", "kiva")
+    with pytest.raises(PreconditionError, match="other"):
+        open_kubernetes("kiva", spec(context="other", kubeconfig=str(site.kubeconfig)), Clock())
+    with pytest.raises(PreconditionError, match="names no cluster"):
+        open_kubernetes("kiva", None, Clock())
+
+
+def test_within_one_process_the_lock_counts_for_everything_and_another_is_refused(site):
+    first, second = (open_kubernetes("kiva", spec(kubeconfig=str(site.kubeconfig)), Clock()) for _ in range(2))
+    with first.locked("runbook"), second.locked("deploy") as lease:
+        lease.check()
+        found = site.api.get("Lease", "kivactl-kiva", NAMESPACE)
+        assert " runbook (pid " in found["spec"]["holderIdentity"]
+    assert site.api.get("Lease", "kivactl-kiva", NAMESPACE)["spec"]["holderIdentity"] == ""
+
+
+def test_without_a_permission_to_read_nodes_it_is_tried_and_said(site):
+    site.api.admission.forbid("list", "nodes")
+    plan = site.target.plan(ONE, "x")
+    assert "the cluster's nodes may not be read: whether everything fits shows when it starts" in plan.notes
+    site.deploy(ONE)
+    assert site.ready() == 1
