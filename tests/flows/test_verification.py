@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from cluster_site import QuickClock
 
-from kivactl.errors import CheckError, NotReadyError, PreconditionError, ToolError
+from kivactl.errors import CheckError, KivaError, NotReadyError, PreconditionError, ToolError
 from kivactl.flows import verification
 from kivactl.flows.verification import generated
 from kivactl.plan import Status
@@ -49,7 +49,7 @@ def prove(monkeypatch):
         seen, failure = [], None
         try:
             seen.extend(generated(deployment, models, "kivactl logs"))
-        except Exception as error:  # what came before it is looked at as well
+        except KivaError as error:  # what came before it is looked at as well
             failure = error
         return seen, failure
 

@@ -31,6 +31,7 @@ def plan(deployment: Deployment, title: str) -> Plan:
         PreconditionError: The keys are not there yet, or it cannot fit.
         KivaError: The cluster does not answer, or refuses an object.
     """
+    _refuse_without_keys(deployment)
     target = deployment.target
     held = target.gateway.held_shares()
     found: Plan = target.plan(desired_for(deployment, held), title)
@@ -67,8 +68,7 @@ def desired_for(deployment: Deployment, held: Shares) -> ClusterDesired:
     """
     layout = deployment.layout
     platform = with_shares(deployment.platform, held)
-    if not provisioned(layout, platform):
-        raise PreconditionError(f"there are no keys and certificates for '{platform.name}' yet", "kivactl provision")
+    _refuse_without_keys(deployment)
     return cluster_desired_for(
         platform,
         endpoint=endpoint_of(platform),
@@ -76,6 +76,11 @@ def desired_for(deployment: Deployment, held: Shares) -> ClusterDesired:
         revoked=revoked_of(layout),
         objects=[_certificate(deployment)] if cluster_of(platform).gateway.certificate == "own" else (),
     )
+
+
+def _refuse_without_keys(deployment: Deployment) -> None:
+    if not provisioned(deployment.layout, deployment.platform):
+        raise PreconditionError(f"there are no keys and certificates for '{deployment.platform.name}' yet", "kivactl provision")
 
 
 def _certificate(deployment: Deployment) -> Json:
