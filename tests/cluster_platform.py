@@ -84,22 +84,21 @@ class Operator:
     """One who runs kivactl in a folder.
 
     Args:
-        folder: Theirs; gets `kiva.yaml`, `.kiva` and `kubeconfig`.
-        api: The cluster.
+        folder: Theirs; gets `kiva.yaml` and `.kiva`.
+        kubeconfig: The file.
+        context: In it.
+        namespace: Of the cluster.
     """
 
-    def __init__(self, folder: Path, api: KubeApi) -> None:
+    def __init__(self, folder: Path, kubeconfig: Path, context: str = CONTEXT, namespace: str = NAMESPACE) -> None:
         self.folder = folder
-        self.api = api
         self.layout = Layout(folder / ".kiva", folder / ".kiva")
-        api.kubeconfig(folder / "kubeconfig", CONTEXT)
+        self._cluster = {"context": context, "kubeconfig": str(kubeconfig), "namespace": namespace}
 
     def spec(self, *models: dict[str, Any], name: str = "kiva", gateway: dict[str, Any] | None = None, **cluster: Any) -> None:
         """Write kiva.yaml, which is JSON as well; one model with one replica when none is given."""
         here = {
-            "context": CONTEXT,
-            "kubeconfig": "./kubeconfig",
-            "namespace": NAMESPACE,
+            **self._cluster,
             "images": {"engine": ENGINE, "gateway": GATEWAY},
             "storage": {"size": "20GiB"},
             **cluster,
@@ -120,18 +119,12 @@ class Operator:
             path.write_bytes(content)
             path.chmod(0o600)
 
-    def written(self, since: int = 0) -> list[str]:
-        """What was changed in the cluster by way of requests, as `patch Deployment kiva-qwen`, but for lock and record."""
-        own = {"Lease", "ConfigMap kiva-kivactl"}
-        found = [(one.verb, f"{one.kind_name} {one.name}".strip(), one.kind_name) for one in self.api.writes()[since:]]
-        return [f"{verb} {what}" for verb, what, kind in found if kind not in own and what not in own]
-
 
 @contextmanager
-def gateway_of(operator: Operator) -> Iterator[Gateway]:
+def gateway_of(operator: Operator, api: KubeApi) -> Iterator[Gateway]:
     """The gateway of a provisioned platform, behind the forwarded port of its pods."""
     server = Gateway(operator.layout)
-    operator.api.ports[PORT] = ("127.0.0.1", server.server_address[1])
+    api.ports[PORT] = ("127.0.0.1", server.server_address[1])
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield server
@@ -187,20 +180,30 @@ class Site:
         return words
 
 
-@contextmanager
-def site(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A provisioned platform, nothing of it deployed yet; pods come up by themselves, and waiting takes no time."""
+def helm_on_path(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """The newest of the tests' Helm binaries as the program `helm`."""
     programs = folder / "bin"
     programs.mkdir()
     (programs / "helm").symlink_to(binary("helm"))
     patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     for what in ("CACHE", "CONFIG", "DATA"):
         patch.setenv(f"HELM_{what}_HOME", str(folder / f"helm-{what.lower()}"))
+
+
+def waiting_takes_no_time(patch: pytest.MonkeyPatch) -> None:
+    """Whoever makes himself a clock gets a quick one."""
     clock = QuickClock()
     patch.setattr(Clock.__init__, "__defaults__", (clock.now_s, clock.sleep))
+
+
+@contextmanager
+def site(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A provisioned platform, nothing of it deployed yet; pods come up by themselves, and waiting takes no time."""
+    helm_on_path(folder, patch)
+    waiting_takes_no_time(patch)
     with cluster() as (api, kubelet):
-        operator = Operator(folder, api)
+        operator = Operator(folder, api.kubeconfig(folder / "kubeconfig", CONTEXT))
         operator.spec()
         operator.provision()
-        with gateway_of(operator) as gateway, kubelet.running():
+        with gateway_of(operator, api) as gateway, kubelet.running():
             yield Site(operator, api, kubelet, gateway)

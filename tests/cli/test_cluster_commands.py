@@ -16,6 +16,8 @@ from helm.charts import binary
 from kivactl.flows import verification
 from kivactl.tools import helm as adapter
 
+pytestmark = pytest.mark.charts
+
 URL = "https://kiva-gateway.kiva.svc.cluster.local:4000/v1"
 MOMENT = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"}
 TEXT = {"type": "string"}

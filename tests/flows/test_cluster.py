@@ -16,6 +16,8 @@ from kivactl.flows.deploy import apply_deploy, plan_deploy
 from kivactl.plan import Difference, Status
 from kivactl.targets.status import Health
 
+pytestmark = pytest.mark.charts
+
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from kivactl.flows.cluster import apply_rollback, plan_rollback
 from kivactl.flows.deploy import apply_deploy, plan_deploy
 from kivactl.plan import Status, Verb
 
+pytestmark = pytest.mark.charts
+
 AWAY = (503, {"error": {"message": "no healthy upstream"}})
 
 
