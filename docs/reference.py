@@ -13,8 +13,8 @@ from kivactl.runbooks.actions.action import Action, Params, Probe
 
 FILES = {"en": Path(__file__).with_name("runbooks.md"), "de": Path(__file__).with_name("runbooks.de.md")}
 HEADINGS = {
-    "en": {"actions": ("action", "parameters", "results", "", "what it does"), "probes": ("probe", "parameters", "value", "what it tells")},
-    "de": {"actions": ("Aktion", "Parameter", "Ergebnisse", "", "was sie tut"), "probes": ("Sonde", "Parameter", "Wert", "was sie sagt")},
+    "en": {"actions": ("action", "parameters", "results", "", "where", "what it does"), "probes": ("probe", "parameters", "value", "where", "what it tells")},
+    "de": {"actions": ("Aktion", "Parameter", "Ergebnisse", "", "wo", "was sie tut"), "probes": ("Sonde", "Parameter", "Wert", "wo", "was sie sagt")},
 }
 WORDS = {
     "en": {"destructive": "destructive", "once": "not repeatable", "optional": "optional"},
@@ -43,11 +43,16 @@ def renewed(text: str, parts: Mapping[str, str]) -> str:
 
 def _action_row(name: str, action: Action, words: Mapping[str, str]) -> tuple[str, ...]:
     marks = [words["destructive"]] * action.destructive + [words["once"]] * (not action.repeatable)
-    return f"`{name}`", _parameters(action.params, words), ", ".join(f"`{result}`" for result in action.results), ", ".join(marks), action.summary
+    results = ", ".join(f"`{result}`" for result in action.results)
+    return f"`{name}`", _parameters(action.params, words), results, ", ".join(marks), _where(action), action.summary
 
 
 def _probe_row(name: str, probe: Probe, language: str) -> tuple[str, ...]:
-    return f"`{name}`", _parameters(probe.params, WORDS[language]), KINDS[probe.kind] if language == "de" else probe.kind.value, probe.summary
+    return f"`{name}`", _parameters(probe.params, WORDS[language]), KINDS[probe.kind] if language == "de" else probe.kind.value, _where(probe), probe.summary
+
+
+def _where(one: Action | Probe) -> str:
+    return ", ".join(f"`{target}`" for target in sorted(one.targets, reverse=True))
 
 
 def _parameters(params: type[Params], words: Mapping[str, str]) -> str:

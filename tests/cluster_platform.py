@@ -4,23 +4,33 @@ with the real charts; and a gateway that answers where the pods' port is forward
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+from cluster_site import QuickClock
 from cluster_specs import ENGINE, GATEWAY, model
+from helm.charts import binary
 from kube_api.kubelet import Kubelet
 from kube_api.server import KubeApi
 
+from kivactl.flows.deploy import apply_deploy, plan_deploy
+from kivactl.flows.deployment import Deployment
 from kivactl.flows.provision import names_for
+from kivactl.plan import Outcome
 from kivactl.spec.load import load
 from kivactl.stack.certificates import authority_for, new_key, server_certificate_for
 from kivactl.stack.layout import Layout
+from kivactl.targets.kubernetes.record import Record, parse_record
+from kivactl.tools.clock import Clock
 
 CONTEXT, NAMESPACE, PORT = "prod", "kiva", 4000
 
@@ -74,22 +84,21 @@ class Operator:
     """One who runs kivactl in a folder.
 
     Args:
-        folder: Theirs; gets `kiva.yaml`, `.kiva` and `kubeconfig`.
-        api: The cluster.
+        folder: Theirs; gets `kiva.yaml` and `.kiva`.
+        kubeconfig: The file.
+        context: In it.
+        namespace: Of the cluster.
     """
 
-    def __init__(self, folder: Path, api: KubeApi) -> None:
+    def __init__(self, folder: Path, kubeconfig: Path, context: str = CONTEXT, namespace: str = NAMESPACE) -> None:
         self.folder = folder
-        self.api = api
         self.layout = Layout(folder / ".kiva", folder / ".kiva")
-        api.kubeconfig(folder / "kubeconfig", CONTEXT)
+        self._cluster = {"context": context, "kubeconfig": str(kubeconfig), "namespace": namespace}
 
     def spec(self, *models: dict[str, Any], name: str = "kiva", gateway: dict[str, Any] | None = None, **cluster: Any) -> None:
         """Write kiva.yaml, which is JSON as well; one model with one replica when none is given."""
         here = {
-            "context": CONTEXT,
-            "kubeconfig": "./kubeconfig",
-            "namespace": NAMESPACE,
+            **self._cluster,
             "images": {"engine": ENGINE, "gateway": GATEWAY},
             "storage": {"size": "20GiB"},
             **cluster,
@@ -110,18 +119,12 @@ class Operator:
             path.write_bytes(content)
             path.chmod(0o600)
 
-    def written(self, since: int = 0) -> list[str]:
-        """What was changed in the cluster by way of requests, as `patch Deployment kiva-qwen`, but for lock and record."""
-        own = {"Lease", "ConfigMap kiva-kivactl"}
-        found = [(one.verb, f"{one.kind_name} {one.name}".strip(), one.kind_name) for one in self.api.writes()[since:]]
-        return [f"{verb} {what}" for verb, what, kind in found if kind not in own and what not in own]
-
 
 @contextmanager
-def gateway_of(operator: Operator) -> Iterator[Gateway]:
+def gateway_of(operator: Operator, api: KubeApi) -> Iterator[Gateway]:
     """The gateway of a provisioned platform, behind the forwarded port of its pods."""
     server = Gateway(operator.layout)
-    operator.api.ports[PORT] = ("127.0.0.1", server.server_address[1])
+    api.ports[PORT] = ("127.0.0.1", server.server_address[1])
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield server
@@ -140,3 +143,67 @@ def cluster() -> Iterator[tuple[KubeApi, Kubelet]]:
         api.namespace(NAMESPACE)
         yield api, kubelet
         assert api.crashes == []
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything of a platform in a cluster."""
+
+    operator: Operator
+    api: KubeApi
+    kubelet: Kubelet
+    gateway: Gateway
+
+    @property
+    def deployment(self) -> Deployment:
+        """As the command line makes it of the folder."""
+        path = self.operator.folder / "kiva.yaml"
+        loaded = load(path)
+        return Deployment(loaded, self.operator.layout, lambda: load(path))
+
+    def deploy(self, *models: dict[str, Any]) -> list[Outcome]:
+        """Make it what a spec with these models says."""
+        self.operator.spec(*models)
+        deployment = self.deployment
+        return list(apply_deploy(deployment, plan_deploy(deployment)))
+
+    def record(self) -> Record:
+        """What the cluster says of deploys."""
+        found = self.api.get("ConfigMap", "kiva-kivactl", NAMESPACE) or {}
+        return parse_record((found.get("data") or {}).get("record.json", ""), "kiva")
+
+    def command_of(self, model_name: str = "qwen") -> list[str]:
+        """What the engine of a model is started with."""
+        found = self.api.get("Deployment", f"kiva-{model_name}", NAMESPACE)
+        assert found is not None
+        words: list[str] = found["spec"]["template"]["spec"]["containers"][0]["command"]
+        return words
+
+
+def helm_on_path(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """The newest of the tests' Helm binaries as the program `helm`."""
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "helm").symlink_to(binary("helm"))
+    patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for what in ("CACHE", "CONFIG", "DATA"):
+        patch.setenv(f"HELM_{what}_HOME", str(folder / f"helm-{what.lower()}"))
+
+
+def waiting_takes_no_time(patch: pytest.MonkeyPatch) -> None:
+    """Whoever makes himself a clock gets a quick one."""
+    clock = QuickClock()
+    patch.setattr(Clock.__init__, "__defaults__", (clock.now_s, clock.sleep))
+
+
+@contextmanager
+def site(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A provisioned platform, nothing of it deployed yet; pods come up by themselves, and waiting takes no time."""
+    helm_on_path(folder, patch)
+    waiting_takes_no_time(patch)
+    with cluster() as (api, kubelet):
+        operator = Operator(folder, api.kubeconfig(folder / "kubeconfig", CONTEXT))
+        operator.spec()
+        operator.provision()
+        with gateway_of(operator, api) as gateway, kubelet.running():
+            yield Site(operator, api, kubelet, gateway)

@@ -17,7 +17,9 @@ from typing import Any
 from kivactl.errors import CheckError, InvalidMeasurementError, PreconditionError, ToolError
 from kivactl.flows.chat import known
 from kivactl.flows.deployment import Deployment, endpoint_for
+from kivactl.flows.health import status_now
 from kivactl.flows.loadtest import run_loadtest
+from kivactl.flows.scaling import scaled_by_load
 from kivactl.loadtest.scenario import load_scenario
 from kivactl.plan import Outcome, Status
 from kivactl.spec.platform import ServiceLevels
@@ -36,6 +38,7 @@ TTFT, TPOT = "vllm:time_to_first_token_seconds", "vllm:request_time_per_output_t
 _CUT = frozenset({"UC", "UR", "LR", "UT", "UPE", "SI", "DPE", "UMSDR"})
 """Envoy's flags of an answer that began and did not come to its end, other than by the client."""
 
+_ASKED_EVERY_S = 5.0
 _MISSING_WITHIN_S = 5.0
 """Seconds without requests that a replica is forgiven: the gateway leaves one alone for a moment after a broken connection."""
 
@@ -102,7 +105,7 @@ def observe(deployment: Deployment, model: str, *, for_s: float, min_requests: i
     """
     known("model", model, [one.name for one in deployment.platform.models])
     levels, clock = deployment.platform.service_levels, deployment.clock
-    watch = _Watch(deployment, model)
+    watch = _Watch(deployment, model) if deployment.platform.target == "local" else _WatchOfPods(deployment, model)
     step = f"observation {model}"
     began_s = clock.now_s()
     yield Outcome(step, Status.STARTED, f"for {write_duration(for_s)}")
@@ -195,6 +198,48 @@ class _Watch:
     def _components(self) -> list[Component]:
         components = status_of(self._deployment.layout, self._deployment.platform.name).components
         return [component for component in components if component.name in self._replicas]
+
+
+class _WatchOfPods:
+    """Sees whether a version's pods go on serving. What becomes of clients' requests nobody tells from outside of a cluster: a load test judges."""
+
+    requests = failed = 0
+
+    def __init__(self, deployment: Deployment, model: str) -> None:
+        self._deployment, self._model = deployment, model
+        self._pods = {pod.name for pod in self._components() if pod.health is Health.SERVING}
+        if not self._pods:
+            raise PreconditionError(f"no replica of '{model}' is deployed and in service", "kivactl status")
+        self._by_load = bool(scaled_by_load(deployment.platform, model))
+        self._missing_since_s: dict[str, float] = {}
+        self._next_s = 0.0
+
+    def look(self, now_s: float) -> None:
+        """Take in how the pods are; the API server is asked every few seconds.
+
+        Raises:
+            CheckError: A pod is gone, or does not serve for a while.
+        """
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + _ASKED_EVERY_S
+        found = {pod.name: pod for pod in self._components()}
+        for name in sorted(self._pods):
+            if name not in found:
+                if self._by_load:
+                    continue
+                raise CheckError(f"{name} went away while it was observed", "kivactl status")
+            if found[name].health is Health.SERVING:
+                self._missing_since_s.pop(name, None)
+            elif now_s - self._missing_since_s.setdefault(name, now_s) >= _MISSING_WITHIN_S:
+                raise CheckError(f"{name} does not serve{f': {found[name].reason}' if found[name].reason else ''}", f"kivactl logs {name}")
+
+    def figures(self) -> Figures:
+        """None of clients' requests."""
+        return Figures(0, 0, None, None)
+
+    def _components(self) -> list[Component]:
+        return [one for one in status_now(self._deployment).components if one.model == self._model]
 
 
 class _Tail:

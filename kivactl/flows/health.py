@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kivactl.errors import KivaError, PreconditionError
 from kivactl.flows.deployment import Deployment
-from kivactl.flows.doctor import State as Needed
 from kivactl.flows.doctor import examine
+from kivactl.flows.findings import State as Needed
 from kivactl.flows.tokens import State, listing
 from kivactl.plan import Outcome, Status
 from kivactl.spec.quantities import format_duration
@@ -20,9 +20,25 @@ from kivactl.stack.metering import SQLITE, Orders, read_orders
 from kivactl.targets.register import read_register
 from kivactl.targets.release import read_release
 from kivactl.targets.status import Health, status_of
+from kivactl.targets.status import Status as PlatformStatus
 from kivactl.tools import machine
-from kivactl.usage.database import Database, Sqlite
+from kivactl.usage.asked import counted_in, database_of, failures_since, faults_in
+from kivactl.usage.database import Database
 from kivactl.usage.ledger import open_ledger
+
+
+def status_now(deployment: Deployment) -> PlatformStatus:
+    """How the platform is, wherever it runs.
+
+    Raises:
+        PreconditionError: The record of what is deployed is unreadable.
+        KivaError: The cluster does not answer.
+    """
+    if _on_cluster(deployment):
+        from kivactl.flows import cluster
+
+        return cluster.status_of(deployment)
+    return status_of(deployment.layout, deployment.platform.name)
 
 
 def faults_of_components(deployment: Deployment) -> list[str]:
@@ -31,10 +47,13 @@ def faults_of_components(deployment: Deployment) -> list[str]:
     Raises:
         PreconditionError: The record of what is deployed is unreadable.
     """
-    status = status_of(deployment.layout, deployment.platform.name)
+    status = status_now(deployment)
     if status.health is Health.ABSENT:
         return ["nothing is deployed"]
+    asleep = {model.name for model in deployment.platform.models if model.kubernetes.autoscale is not None and model.kubernetes.autoscale.min == 0}
     faulty = [component for component in status.components if component.health is not Health.SERVING]
+    if status.health is not Health.STOPPED:
+        faulty = [one for one in faulty if one.health is not Health.STOPPED or one.model not in asleep]  # it wakes when it is asked
     return [f"{component.name}: {component.health}{f' ({component.reason})' if component.reason else ''}" for component in faulty]
 
 
@@ -44,10 +63,10 @@ def told(deployment: Deployment) -> Iterator[Outcome]:
     Raises:
         PreconditionError: The record of what is deployed is unreadable.
     """
-    status = status_of(deployment.layout, deployment.platform.name)
+    status = status_now(deployment)
     for component in status.components:
         facts = {"health": component.health.value, "uptime_s": component.uptime_s, "active": component.active}
-        since = f", up for {format_duration(component.uptime_s)}" if component.pid and component.uptime_s >= 1 else ""
+        since = f", up for {format_duration(component.uptime_s)}" if component.uptime_s >= 1 else ""
         reason = f": {component.reason}" if component.reason else ""
         yield Outcome(component.name, Status.DONE, f"{component.health}{since}{reason}", data=facts)
     yield Outcome("platform", Status.DONE, f"{status.health}{f' at {status.endpoint}' if status.endpoint else ''}", data={"health": status.health.value})
@@ -59,6 +78,10 @@ def is_as_written(deployment: Deployment) -> bool:
     Raises:
         PreconditionError: The record of what is deployed is unreadable.
     """
+    if _on_cluster(deployment):
+        from kivactl.flows import cluster
+
+        return cluster.is_deployed(deployment)
     return read_release(deployment.layout.release).spec_digest == deployment.loaded.digest
 
 
@@ -89,8 +112,12 @@ def disk_of(deployment: Deployment, name: str) -> Path | None:
 
 
 def disk_free_bytes(deployment: Deployment, name: str) -> int | None:
-    """What is free on a disk of the platform, or with `all` on the fullest one; None when it is not of this machine."""
-    disks = [disk_of(deployment, one) for one in (("state", "cache", "backup") if name == "all" else (name,))]
+    """What is free on a disk of the platform, or with `all` on the fullest one; None when it is not of this machine.
+
+    Of a platform in a cluster this machine has the keys and records and perhaps the backups, but no models.
+    """
+    every = ("state", "backup") if _on_cluster(deployment) else ("state", "cache", "backup")
+    disks = [disk_of(deployment, one) for one in (every if name == "all" else (name,))]
     return min((machine.disk_free(disk) for disk in disks if disk is not None), default=None)
 
 
@@ -100,7 +127,7 @@ def faults_of_records(deployment: Deployment) -> list[str]:
     A ledger in a file is read as a whole; for one on a server its own tools are to be asked, here it only has to answer.
     """
     layout, faults = deployment.layout, []
-    for read in (lambda: read_register(layout), lambda: read_release(layout.release), lambda: _checked_ledger(layout)):
+    for read in (lambda: read_register(layout), lambda: read_release(layout.release), lambda: _check_ledger(deployment)):
         try:
             read()
         except KivaError as error:
@@ -108,11 +135,11 @@ def faults_of_records(deployment: Deployment) -> list[str]:
     return faults
 
 
-def error_ratio(layout: Layout, within_s: float, now_s: float | None = None) -> float:
+def error_ratio(deployment: Deployment, within_s: float, now_s: float | None = None) -> float:
     """Share of the requests that the platform failed (status 500 and above), of those the ledger has.
 
     Args:
-        layout: Where the ledger is found.
+        deployment: The platform.
         within_s: Only requests that ended since so many seconds.
         now_s: Seconds since 1970; the present when absent.
 
@@ -124,22 +151,29 @@ def error_ratio(layout: Layout, within_s: float, now_s: float | None = None) -> 
         LedgerUnavailable: It cannot be read just now.
     """
     since_ms = round(((time.time() if now_s is None else now_s) - within_s) * 1000)
-    with closing(_database(layout)) as database:
-        sql = "SELECT count(*), count(CASE WHEN status >= 500 THEN 1 END) FROM requests WHERE ended_ms >= ? AND status IS NOT NULL"
-        ((all_of_them, failed),) = database.query(sql, (since_ms,))
-    return int(failed) / int(all_of_them) if all_of_them else 0.0
+    if _on_cluster(deployment):
+        from kivactl.flows import ledger
+
+        requests, failed = ledger.failures_since(deployment, since_ms)
+    else:
+        with closing(_database(deployment.layout)) as database:
+            requests, failed = failures_since(database, since_ms)
+    return failed / requests if requests else 0.0
 
 
-def counted_requests(layout: Layout) -> int:
+def counted_requests(deployment: Deployment) -> int:
     """How many requests the ledger has counted, of all days; those whose entries are gone count too.
 
     Raises:
         PreconditionError: There is no ledger yet.
         LedgerUnavailable: It cannot be read just now.
     """
-    with closing(_database(layout)) as database:
-        ((count,),) = database.query("SELECT coalesce(sum(requests), 0) FROM days")
-    return int(count)
+    if _on_cluster(deployment):
+        from kivactl.flows import ledger
+
+        return ledger.counted_requests(deployment)
+    with closing(_database(deployment.layout)) as database:
+        return counted_in(database)
 
 
 def ending_tokens(deployment: Deployment, within_s: float, now: datetime | None = None) -> list[str]:
@@ -157,26 +191,26 @@ def ending_tokens(deployment: Deployment, within_s: float, now: datetime | None 
     return [f"'{entry.name}' of '{entry.tenant}' ends on {end:%Y-%m-%d}" for end, entry in sorted(soon, key=lambda one: one[0])]
 
 
-def _checked_ledger(layout: Layout) -> None:
-    orders = _orders(layout)
+def _check_ledger(deployment: Deployment) -> None:
+    if _on_cluster(deployment):
+        from kivactl.flows import ledger
+
+        ledger.check(deployment)
+        return
+    orders = _orders(deployment.layout)
     open_ledger(orders.ledger, orders.platform, read_only=True).close()
-    with closing(_database(layout)) as database:
-        if isinstance(database, Sqlite):
-            rows = database.query("PRAGMA quick_check(5)")
-            if rows != [("ok",)]:
-                raise PreconditionError(f"the ledger {orders.ledger.removeprefix(SQLITE)} is damaged: {'; '.join(str(row[0]) for row in rows)}")
+    with closing(_database(deployment.layout)) as database:
+        if faults := faults_in(database):
+            raise PreconditionError(f"the ledger {orders.ledger.removeprefix(SQLITE)} is damaged: {'; '.join(faults)}")
 
 
 def _database(layout: Layout) -> Database:
     orders = _orders(layout)
-    if orders.ledger.startswith(SQLITE):
-        path = Path(orders.ledger.removeprefix(SQLITE))
-        if not path.exists():
-            raise PreconditionError(f"nothing has been metered for '{orders.platform}' yet: there is no ledger", "kivactl deploy")
-        return Sqlite(path, read_only=True)
-    from kivactl.usage.postgresql import Postgresql, parse_address
+    return database_of(orders.ledger, orders.platform)
 
-    return Postgresql(parse_address(orders.ledger), orders.platform, read_only=True)
+
+def _on_cluster(deployment: Deployment) -> bool:
+    return deployment.platform.target == "kubernetes"
 
 
 def _orders(layout: Layout) -> Orders:

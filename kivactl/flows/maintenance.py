@@ -18,12 +18,16 @@ from kivactl.targets.release import read_release
 
 
 def chosen(deployment: Deployment, model: str | None = None, replica: str | None = None) -> list[str]:
-    """Names of the deployed replicas that are meant: one, a model's, or all.
+    """Names of the deployed replicas that are meant: one, a model's, or all; in a cluster a pod, or models, which it restarts as a whole.
 
     Raises:
         PreconditionError: Nothing is deployed, or not this.
         UsageError: The spec has no such model, or the replica is not of it.
     """
+    if deployment.platform.target == "kubernetes":
+        from kivactl.flows import cluster
+
+        return cluster.chosen(deployment, model, replica)
     release = read_release(deployment.layout.release)
     if replica is not None:
         if model is not None and model_of(release, replica) != model:
@@ -48,7 +52,8 @@ def restart(deployment: Deployment, model: str | None = None, replica: str | Non
     began_s = deployment.clock.now_s()
     yield from deployment.target.restart(names)
     degraded_s = deployment.clock.now_s() - began_s
-    yield Outcome("restart", Status.DONE, f"{_counted(names)} started anew", degraded_s, {"measured": {"degraded": round(degraded_s, 3)}})
+    told = _counted(names) if deployment.platform.target == "local" else ", ".join(names)  # models and pods, whose replicas nobody counts here
+    yield Outcome("restart", Status.DONE, f"{told} started anew", degraded_s, {"measured": {"degraded": round(degraded_s, 3)}})
 
 
 def take_out(deployment: Deployment, model: str | None = None, replica: str | None = None) -> Iterator[Outcome]:

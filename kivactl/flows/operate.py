@@ -27,7 +27,7 @@ def start(deployment: Deployment) -> Iterator[Outcome]:
 
 
 def stop(deployment: Deployment) -> Iterator[Outcome]:
-    """Finish the requests in work and stop every process."""
+    """Finish the requests in work and stop every process, or every pod."""
     yield from deployment.target.stop()
 
 
@@ -56,11 +56,16 @@ def purge(deployment: Deployment) -> None:
 
 
 def nothing_left(deployment: Deployment) -> Iterator[Outcome]:
-    """Check that no process, socket or port of the platform is left.
+    """Check that no process, socket or port of the platform is left; in a cluster, no pod.
 
     Raises:
         CheckError: Something is; the message names it.
     """
+    if deployment.platform.target == "kubernetes":
+        from kivactl.flows import cluster
+
+        yield from cluster.nothing_left(deployment)
+        return
     pids = leftovers.marked(STATE_VARIABLE, str(deployment.layout.state))
     if pids:
         raise CheckError(f"processes of the platform are left: {', '.join(map(str, pids))}", "kivactl down")

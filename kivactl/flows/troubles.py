@@ -272,6 +272,11 @@ def kill(deployment: Deployment) -> Iterator[Outcome]:
     Raises:
         NotReadyError: A process does not end, as one does that waits for a broken disk.
     """
+    if deployment.platform.target == "kubernetes":
+        from kivactl.flows import cluster
+
+        yield from cluster.target_of(deployment).kill()
+        return
     layout, clock = deployment.layout, deployment.clock
     mark = (STATE_VARIABLE, str(layout.state))
     started_s = clock.now_s()

@@ -10,8 +10,11 @@ from decimal import Decimal
 from typing import Any
 
 from kivactl.errors import PreconditionError, UsageError
+from kivactl.flows.deployment import Deployment
 from kivactl.stack.layout import Layout
 from kivactl.stack.metering import Orders, read_orders
+from kivactl.usage.asked import Book
+from kivactl.usage.join import Sums
 from kivactl.usage.ledger import Ledger, Warned, open_ledger
 from kivactl.usage.limits import State, state_of
 from kivactl.usage.pricing import price_list_of, spent_by_tenant
@@ -99,11 +102,42 @@ def report_of(layout: Layout, platform: str, by: By = By.TENANT, month: str | No
         PreconditionError: There is no ledger yet.
         LedgerUnavailable: It cannot be read just now.
     """
-    if month is not None and not MONTH.fullmatch(month):
-        raise UsageError(f"'{month}' is not a month", f"write it as {datetime.now(UTC):%Y-%m}")
+    _refuse_no_month(month)
     with _ledger(layout, platform) as (ledger, _):
-        lines = lines_for(ledger.days(month), ledger.price_lists(), by)
-        return Report(by, month, lines, total_of(lines), ledger.unreadable())
+        return report_from(ledger, by, month)
+
+
+def report_in_cluster(deployment: Deployment, by: By = By.TENANT, month: str | None = None) -> Report:
+    """The same of a platform in a cluster.
+
+    Raises:
+        KivaError: As `report_of`; or nobody is there who can read its ledger.
+    """
+    from kivactl.flows import ledger
+
+    _refuse_no_month(month)
+    with ledger.opened(deployment, month) as (book, _):
+        return report_from(book, by, month)
+
+
+def report_from(book: Book, by: By, month: str | None) -> Report:
+    """The report that a ledger makes."""
+    lines = lines_for(book.days(month), book.price_lists(), by)
+    return Report(by, month, lines, total_of(lines), book.unreadable())
+
+
+def budgets_in_cluster(deployment: Deployment, now: datetime | None = None) -> tuple[Budget, ...]:
+    """As `budgets_of`, of a platform in a cluster.
+
+    Raises:
+        KivaError: As `budgets_of`; or nobody is there who can read its ledger.
+    """
+    from kivactl.flows import ledger
+
+    month = f"{now or datetime.now(UTC):%Y-%m}"
+    # Prices of an earlier month may still hold, and they are few; the days are asked for of this one.
+    with ledger.opened(deployment, month) as (book, orders):
+        return budgets_from(book, orders, month)
 
 
 def budgets_of(layout: Layout, platform: str, now: datetime | None = None) -> tuple[Budget, ...]:
@@ -115,9 +149,17 @@ def budgets_of(layout: Layout, platform: str, now: datetime | None = None) -> tu
     """
     month = f"{now or datetime.now(UTC):%Y-%m}"
     with _ledger(layout, platform) as (ledger, orders):
-        prices = price_list_of(month, ledger.price_lists())
-        spent = spent_by_tenant(ledger.month(month), prices.tariffs if prices else {})
-        warnings = ledger.warnings(month)
+        return budgets_from(ledger, orders, month)
+
+
+def budgets_from(book: Book, orders: Orders, month: str) -> tuple[Budget, ...]:
+    """How the tenants of some orders stand in a month, by what a ledger says."""
+    prices = price_list_of(month, book.price_lists())
+    sums: dict[tuple[str, str], Sums] = {}
+    for key, more in book.days(month):
+        sums[key.tenant, key.version] = sums.get((key.tenant, key.version), Sums()).plus(more)
+    spent = spent_by_tenant(sums, prices.tariffs if prices else {})
+    warnings = book.warnings(month)
     return tuple(
         Budget(
             tenant,
@@ -143,6 +185,11 @@ def row_of(line: Line) -> dict[str, Any]:
         "amount": f"{line.amount:f}",
         "currency": line.currency,
     }
+
+
+def _refuse_no_month(month: str | None) -> None:
+    if month is not None and not MONTH.fullmatch(month):
+        raise UsageError(f"'{month}' is not a month", f"write it as {datetime.now(UTC):%Y-%m}")
 
 
 @contextmanager

@@ -33,6 +33,9 @@ def generated(deployment: Deployment, models: Sequence[str], otherwise: str) -> 
         KivaError: The gateway cannot be reached from here, and waiting does not mend it.
     """
     clock = deployment.clock
+    if not models:
+        yield Outcome(_STEP, Status.SKIPPED, "every model sleeps until it is asked")
+        return
     yield Outcome(_STEP, Status.STARTED, "asking for a token through the gateway")
     left, told = list(models), ""
     for elapsed_s in clock.ticks(WITHIN_S, _EVERY_S):
@@ -49,7 +52,7 @@ def generated(deployment: Deployment, models: Sequence[str], otherwise: str) -> 
         if message != told:
             yield Outcome(_STEP, Status.PROGRESS, f"not yet: {message}", elapsed_s)
             told = message
-    more = f" (and {len(left) - 1} more models)" if len(left) > 1 else ""
+    more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
     yield Outcome(_STEP, Status.FAILED, f"{told}{more}", WITHIN_S)
     raise CheckError(f"no token came through the gateway within {WITHIN_S:g} s: {told}{more}", otherwise)
 

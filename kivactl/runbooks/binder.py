@@ -16,6 +16,7 @@ from kivactl.runbooks.bound import Bound, BoundAction, BoundCheck, BoundStep, Re
 from kivactl.runbooks.format import ROLES, Check, Parameter, ParameterType, Runbook, Step
 from kivactl.runbooks.listing import RESERVED_NAMES
 from kivactl.runbooks.placeholders import Known, Steps, resolved, used_in
+from kivactl.runbooks.targets import elsewhere_in, for_target, refused
 from kivactl.spec.document import Fault, Node, path_of, shown
 from kivactl.spec.faults import validated
 from kivactl.spec.fields import NAME
@@ -43,8 +44,10 @@ class Binder:
 
     def __init__(self, path: Path, tree: Node, faults: list[Fault], loaded: Loaded | None, chosen: Mapping[str, Any] | None) -> None:
         self._path = path
-        self._tree = tree
+        self._tree = for_target(tree, loaded.platform.target) if loaded else tree
+        # First, for whoever is refused anyway is not asked for parameters.
         self._faults = faults
+        faults += elsewhere_in(self._tree, loaded.platform.target) if loaded else ()
         self._loaded = loaded
         self._platform = loaded.platform if loaded else None
         self._chosen = chosen
@@ -391,6 +394,8 @@ class Binder:
 
 def faulty(path: Path, faults: list[Fault]) -> SpecError:
     """The error that tells every fault of a runbook, in the order of its lines."""
+    if elsewhere := refused(path, faults):
+        return elsewhere
     ordered = sorted(set(faults), key=lambda fault: (fault.place.line, fault.path, fault.message))
     count = "a fault" if len(ordered) == 1 else f"{len(ordered)} faults"
     return SpecError(f"the runbook {path} has {count}", f"correct it, then: kivactl runbook check {path}", tuple(map(str, ordered)))

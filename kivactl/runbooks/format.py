@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kivactl.spec.fields import Name, PositiveDuration
 from kivactl.spec.quantities import Duration
 
+Target = Literal["local", "kubernetes"]
 StepName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -67,6 +68,8 @@ class Check(_Strict):
     within: Duration = 0.0
     every: PositiveDuration = 1.0
     times: int = Field(default=1, strict=True, ge=1, le=1000)
+    only_on: Target | None = None
+    """The target on which it counts; on another one it is as if it were not written. Every target when absent."""
 
 
 class Retries(_Strict):
@@ -89,6 +92,8 @@ class Step(Act):
     timeout: PositiveDuration = 600.0
     retries: Retries | None = None
     undo: Act | None = None
+    only_on: Target | None = None
+    """As of a check: a step for one target."""
 
     @model_validator(mode="after")
     def _asks_or_acts(self) -> Self:

@@ -47,7 +47,7 @@ def assignments(words: Iterable[str]) -> dict[str, str]:
 
 
 def valid_names(kind: ParameterType | str, platform: Platform) -> list[str]:
-    """The names of a kind (`model`, `alias`, `tenant`, `replica`) that a spec has, in its order."""
+    """The names of a kind (`model`, `alias`, `tenant`, `replica`) that a spec has, in its order; in a cluster it has none of replicas, which are pods."""
     match kind:
         case ParameterType.MODEL:
             return [model.name for model in platform.models]
@@ -56,6 +56,8 @@ def valid_names(kind: ParameterType | str, platform: Platform) -> list[str]:
         case ParameterType.TENANT:
             return [tenant.name for tenant in platform.gateway.tenants]
         case ParameterType.REPLICA:
+            if platform.target == "kubernetes":
+                return []
             return [replica_name(model.name, index) for model in platform.models for index in range(model.replicas)]
         case _:
             msg = f"no kind of name: {kind}"
@@ -65,8 +67,8 @@ def valid_names(kind: ParameterType | str, platform: Platform) -> list[str]:
 def unknown_name(kind: ParameterType | str, name: str, platform: Platform) -> str:
     """Why a name is none of the spec, with the nearest one; empty when it is one."""
     valid = valid_names(kind, platform)
-    if name in valid:
-        return ""
+    if name in valid or (kind == ParameterType.REPLICA and platform.target == "kubernetes"):
+        return ""  # pods are the cluster's to know: the action asks it
     if not valid:
         return f"there is no {kind} '{name}': the spec has none"
     near = difflib.get_close_matches(name, valid, n=1)

@@ -53,6 +53,7 @@ _WORDS = {
     "at_once": ("on failure", "bei Fehlschlag"),
     "longer": ("after {time}", "nach {time}"),
     "within": ("within", "innerhalb von"),
+    "only_on": ("only on", "nur auf"),
     "counts": ("steps: {steps}, destructive: {destructive}", "Schritte: {steps}, davon einschneidend: {destructive}"),
     "times": ("{times} times in a row", "{times}-mal in Folge"),
 }
@@ -158,6 +159,8 @@ def step_lines(number: int, step: BoundStep, language: str, *, whole: bool = Tru
         yield f"        {word('check', language)}: {check_text(step.check, language)}", ""
     if step.undo is not None and step.step.undo is not None:
         yield f"        {word('undo', language)}: {action_text(step.undo, step.step.undo.params)}", ""
+    if step.step.only_on is not None:
+        yield f"        {word('only_on', language)} {step.step.only_on}", "dim"
     limits = [] if step.step.ask is not None else [f"{word('timeout', language)} {format_duration(step.timeout_s)}"]
     if step.step.retries is not None:
         repeated = word("retries_text", language).format(times=step.step.retries.times, pause=format_duration(step.step.retries.pause))
@@ -171,7 +174,8 @@ def check_text(bound: BoundCheck, language: str) -> str:
     check = bound.check
     patience = f", {word('within', language)} {format_duration(check.within)}" if check.within else ""
     times = f", {word('times', language).format(times=check.times)}" if check.times > 1 else ""
-    return f"{check.title.in_language(language)} ({check.probe} {described(check.tolerance, bound.probe.kind)}{patience}{times})"
+    where = f", {word('only_on', language)} {check.only_on}" if check.only_on else ""
+    return f"{check.title.in_language(language)} ({check.probe} {described(check.tolerance, bound.probe.kind)}{patience}{times}{where})"
 
 
 def action_text(bound: BoundAction, written: Mapping[str, Any] | None = None) -> str:

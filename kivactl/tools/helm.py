@@ -87,6 +87,7 @@ class Helm:
     def __init__(self, kubeconfig: Path | None, context: str, namespace: str) -> None:
         self._cluster = ("--kube-context", context, "--namespace", namespace, *(("--kubeconfig", str(kubeconfig)) if kubeconfig else ()))
         self._context = context
+        self._kubeconfig = str(kubeconfig or "")
         self._namespace = namespace
 
     @property
@@ -226,7 +227,7 @@ class Helm:
     def _failure(self, completed: process.Completed, release: str) -> KivaError:
         if completed.code < 0:
             return process.failure(completed)
-        return failure_of(completed.stderr.strip() or completed.stdout, Place(self._context, self._namespace, release))
+        return failure_of(completed.stderr.strip() or completed.stdout, Place(self._context, self._namespace, release, self._kubeconfig))
 
     @staticmethod
     def _program() -> Path:

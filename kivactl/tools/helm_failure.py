@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 
 from kivactl.errors import KivaError, PreconditionError, ToolError
+from kivactl.tools.kube_errors import flags_for
 
 
 class NoRelease(PreconditionError):
@@ -36,16 +38,29 @@ class Place:
         context: Of the kubeconfig.
         namespace: In the cluster.
         release: Its name; empty when it was about all of them.
+        kubeconfig: The file that was named; empty where none was.
     """
 
     context: str
     namespace: str
     release: str = ""
+    kubeconfig: str = ""
+
+    @property
+    def flags(self) -> str:
+        """What leads kubectl to the cluster."""
+        return flags_for(self.context, self.kubeconfig)
+
+    @property
+    def helm(self) -> str:
+        """The beginning of a command of Helm's that looks into it."""
+        file = f" --kubeconfig {shlex.quote(self.kubeconfig)}" if self.kubeconfig else ""
+        return f"helm --kube-context {self.context}{file} --namespace {self.namespace}"
 
     @property
     def kubectl(self) -> str:
         """The beginning of a command that looks into it."""
-        return f"kubectl --context {self.context} --namespace {self.namespace}"
+        return f"kubectl {self.flags} --namespace {self.namespace}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +111,25 @@ _REASONS = (
         r"another operation \(install/upgrade/rollback\) is in progress",
         PendingRelease,
         "another helm is writing the release {release}, or was killed while it did",
-        "helm --kube-context {context} --namespace {namespace} history {release}",
+        "{helm} history {release}",
     ),
     _reason(
         r"release has no (?P<what>\d+) version",
         NoRelease,
         "the release {release} has no revision {what}",
-        "helm --kube-context {context} -n {namespace} history {release}",
+        "{helm} history {release}",
     ),
     _reason(
         r"release: not found",
         NoRelease,
         "there is no release {release} in the namespace {namespace}, or not the revision asked for",
-        "helm --kube-context {context} --namespace {namespace} list",
+        "{helm} list",
     ),
     _reason(
         r"cannot re-?use a name that is still in use",
         PreconditionError,
         "there is a release {release} in the namespace {namespace} already",
-        "helm --kube-context {context} --namespace {namespace} history {release}",
+        "{helm} history {release}",
     ),
     _reason(
         r"(?P<kind>\w+) \"(?P<what>[^\"]+)\" in namespace \"(?P<where>[^\"]*)\" exists and cannot be imported into the current release",
@@ -156,7 +171,7 @@ _REASONS = (
         r"namespaces \"(?P<what>[^\"]+)\" not found",
         PreconditionError,
         "there is no namespace {what} in the cluster",
-        "kubectl --context {context} create namespace {what}",
+        "kubectl {flags} create namespace {what}",
     ),
     _reason(
         r"no matches for kind \"(?P<kind>[^\"]+)\" in version \"(?P<what>[^\"]+)\"",
@@ -246,7 +261,15 @@ def failure_of(said: str, place: Place) -> KivaError:
     for reason in _REASONS:
         if match := reason.pattern.search(text):
             facts = {name: (value or "").strip() for name, value in match.groupdict().items()}
-            facts |= {"context": place.context, "namespace": place.namespace, "release": place.release, "kubectl": place.kubectl, **_job(text)}
+            facts |= {
+                "context": place.context,
+                "namespace": place.namespace,
+                "release": place.release,
+                "kubectl": place.kubectl,
+                "helm": place.helm,
+                "flags": place.flags,
+                **_job(text),
+            }
             return reason.kind(" ".join(reason.message.format(**facts).split()), reason.hint.format(**facts), lines if len(lines) > 1 else ())
     return ToolError(f"helm failed with the release {place.release}" if place.release else "helm failed", "kivactl doctor", lines)
 

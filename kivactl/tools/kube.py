@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kivactl.errors import ToolError
@@ -11,7 +12,7 @@ from kivactl.tools.clock import Clock
 from kivactl.tools.kube_access import access_for, kubeconfig_files, read_kubeconfig
 from kivactl.tools.kube_asking import Asking, Watching
 from kivactl.tools.kube_calls import Answer, Calls, Cut, Request
-from kivactl.tools.kube_errors import AlreadyThere, Invalid, Missing
+from kivactl.tools.kube_errors import AlreadyThere, Invalid, Missing, flags_for
 from kivactl.tools.kube_exec import run_in
 from kivactl.tools.kube_forward import Forward
 from kivactl.tools.kube_kinds import KINDS
@@ -48,6 +49,7 @@ class Cluster:
         self.context = asking.calls.access.context
         self.server = asking.calls.access.server
         self.namespace = asking.namespace
+        self.flags = flags_for(self.context, asking.calls.access.kubeconfig)
         self.clock = asking.clock
 
     def impatient(self, patience_s: float) -> Cluster:
@@ -167,7 +169,7 @@ class Cluster:
 
         return self._asking.again_when_changed(once).content
 
-    def delete(self, kind: str, name: str, *, namespace: str | None = None, wait_for_dependents: bool = False) -> bool:
+    def delete(self, kind: str, name: str, *, namespace: str | None = None, wait_for_dependents: bool = False, at_once: bool = False) -> bool:
         """Delete an object; what belongs to it goes in the background.
 
         Args:
@@ -175,11 +177,13 @@ class Cluster:
             name: Of the object.
             namespace: See the class.
             wait_for_dependents: Whether the object stays until all that belongs to it is gone.
+            at_once: Whether a pod is killed and forgotten without its time to end.
 
         Returns:
             False when it was not there.
         """
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground" if wait_for_dependents else "Background"}
+        body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground" if wait_for_dependents else "Background"}
+        body |= {"gracePeriodSeconds": 0} if at_once else {}
         try:
             self._asking.ask("delete", self._asking.kind_of(kind), name, namespace, body=body)
         except Missing as missing:
@@ -337,7 +341,7 @@ def open_cluster(context: str, namespace: str, kubeconfig: Path | None = None, *
         PreconditionError: There is no such context (the hint names those that exist), or its files or credentials cannot be had.
     """
     clock = clock or Clock()
-    access = access_for(read_kubeconfig(kubeconfig_files(kubeconfig)), context)
+    access = replace(access_for(read_kubeconfig(kubeconfig_files(kubeconfig)), context), kubeconfig=str(kubeconfig or ""))
     return Cluster(Asking(Calls(access, clock), namespace, clock))
 
 

@@ -149,6 +149,7 @@ class Access:
         server_name: The name it must have; the URL's when empty.
         proxy: URL of a proxy; those of the environment when empty.
         credentials: Who we are.
+        kubeconfig: The file that was named; empty where none was.
     """
 
     context: str
@@ -158,6 +159,7 @@ class Access:
     server_name: str
     proxy: str
     credentials: Credentials
+    kubeconfig: str = ""
 
 
 def kubeconfig_files(named: Path | None) -> tuple[Path, ...]:

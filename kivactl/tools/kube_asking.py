@@ -60,7 +60,7 @@ class Asking:
 
     def question(self, verb: str, kind: Kind | None, name: str = "", namespace: str = "", subresource: str = "") -> Question:
         """What an error would tell of."""
-        return Question(self.calls.access.context, self.calls.access.server, verb, kind, name, namespace, subresource)
+        return Question(self.calls.access.context, self.calls.access.server, verb, kind, name, namespace, subresource, self.calls.access.kubeconfig)
 
     def request(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 import ssl
 from collections.abc import Iterator
@@ -105,6 +106,7 @@ class Question:
         name: Of the object; empty where it is about all.
         namespace: Empty for all, and for kinds without.
         subresource: Such as `log`.
+        kubeconfig: The file that was named, for the commands that are recommended; empty for where kubectl looks by itself.
     """
 
     context: str
@@ -114,6 +116,12 @@ class Question:
     name: str = ""
     namespace: str = ""
     subresource: str = ""
+    kubeconfig: str = ""
+
+    @property
+    def flags(self) -> str:
+        """What leads kubectl to the cluster."""
+        return flags_for(self.context, self.kubeconfig)
 
     @property
     def resource(self) -> str:
@@ -135,7 +143,12 @@ class Question:
     def can_i(self) -> str:
         """The command that shows whether a permission is there."""
         inside = f" -n {self.namespace}" if self.namespace and (self.kind is None or self.kind.namespaced) else ""
-        return f"kubectl auth can-i {self.verb} {self.resource}{inside} --context {self.context}"
+        return f"kubectl auth can-i {self.verb} {self.resource}{inside} {self.flags}"
+
+
+def flags_for(context: str, kubeconfig: str) -> str:
+    """What leads kubectl to a cluster: the context, and the file where one was named."""
+    return f"--context {context}" + (f" --kubeconfig {shlex.quote(kubeconfig)}" if kubeconfig else "")
 
 
 def told(text: str) -> str:
@@ -210,7 +223,7 @@ def fault_for(question: Question, error: BaseException) -> KivaError:
     """
     server = f"the API server of cluster '{question.context}' ({question.server})"
     causes = list(_causes(error))
-    hint = f"kubectl --context {question.context} version"
+    hint = f"kubectl {question.flags} version"
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Untrusted(
@@ -241,7 +254,7 @@ def unknown_kind(question: Question) -> Missing:
     assert question.kind is not None
     return Missing(
         f"cluster '{question.context}' knows no {question.kind.name} of {question.kind.api_version}",
-        f"install what defines it, then look: kubectl api-resources --context {question.context}",
+        f"install what defines it, then look: kubectl api-resources {question.flags}",
     )
 
 
@@ -264,23 +277,21 @@ def _admission(question: Question, message: str) -> KivaError | None:
 def _unreached(question: Question, webhook: str, why: str) -> Unreachable:
     return Unreachable(
         f"the admission webhook {webhook} of cluster '{question.context}', without which nothing is taken, gives no answer: {told(why.rpartition(': ')[2])}",
-        f"look whether its pods run: kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations --context {question.context}",
+        f"look whether its pods run: kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations {question.flags}",
     )
 
 
 def _unauthenticated(question: Question) -> Unauthenticated:
     return Unauthenticated(
         f"cluster '{question.context}' does not accept the credentials in the kubeconfig: they are wrong or have expired",
-        f"log in again, then try: kubectl auth whoami --context {question.context}",
+        f"log in again, then try: kubectl auth whoami {question.flags}",
     )
 
 
 def _forbidden(question: Question, message: str) -> KivaError:
     if found := _USER.search(message):
         if found[1] == "system:anonymous":
-            return Unauthenticated(
-                f"cluster '{question.context}' got no credentials it knows", f"log in again: kubectl auth whoami --context {question.context}"
-            )
+            return Unauthenticated(f"cluster '{question.context}' got no credentials it knows", f"log in again: kubectl auth whoami {question.flags}")
         where = "" if not question.namespace or (question.kind and not question.kind.namespaced) else f" in namespace {question.namespace}"
         return Denied(
             f"the account {found[1]} lacks the permission to {found[2]} {question.resource}{where} of cluster '{question.context}'",
@@ -289,7 +300,7 @@ def _forbidden(question: Question, message: str) -> KivaError:
     if found := _QUOTA.search(message):
         return QuotaExceeded(
             f"{question.place} has no room for {question.subject}: {told(found[1])}",
-            f"kubectl describe resourcequota,limitrange -n {question.namespace} --context {question.context}",
+            f"kubectl describe resourcequota,limitrange -n {question.namespace} {question.flags}",
         )
     if "is being terminated" in message:
         return Missing(f"namespace {question.namespace} of cluster '{question.context}' is being deleted", "wait until it is gone, and make it anew")
@@ -302,12 +313,12 @@ def _not_found(question: Question, status: Json) -> Missing:
     if details.get("kind") == "namespaces" and question.namespace and (question.kind is None or question.kind.namespaced):
         return Missing(
             f"there is no namespace {question.namespace} in cluster '{question.context}'",
-            f"kubectl create namespace {question.namespace} --context {question.context}",
+            f"kubectl create namespace {question.namespace} {question.flags}",
         )
     if question.subresource and question.kind and not details.get("name"):
         return Missing(
             f"{question.subject} in {question.place} cannot be asked for its {question.subresource}: {_said(question, str(status.get('message') or ''))}",
-            f"kubectl get {question.kind.resource} {question.name} -n {question.namespace} --context {question.context}",
+            f"kubectl get {question.kind.resource} {question.name} -n {question.namespace} {question.flags}",
         )
     if details.get("name") or not question.kind:
         error = Missing(f"there is no {question.subject} in {question.place}")

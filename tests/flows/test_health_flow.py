@@ -55,18 +55,18 @@ def ended(ledger, *requests):
 
 
 def test_errors_of_late_are_counted_and_those_of_clients_and_engines_alone_are_not(deployment, ledger):
-    assert health.error_ratio(deployment.layout, 60) == 0
+    assert health.error_ratio(deployment, 60) == 0
     ended(ledger, (200, 1), (503, 1), (404, 1), (401, 1), (None, 1), (500, 3600))
-    assert health.error_ratio(deployment.layout, 60) == 0.25
-    assert health.error_ratio(deployment.layout, 7200) == 0.4
+    assert health.error_ratio(deployment, 60) == 0.25
+    assert health.error_ratio(deployment, 7200) == 0.4
 
 
 def test_before_anything_was_metered_there_is_no_ratio(deployment):
     with pytest.raises(PreconditionError, match="cannot be read"):
-        health.error_ratio(deployment.layout, 60)
+        health.error_ratio(deployment, 60)
     write_json(deployment.layout.meter_orders, orders_for(deployment.platform, deployment.layout))
     with pytest.raises(PreconditionError, match="nothing has been metered"):
-        health.error_ratio(deployment.layout, 60)
+        health.error_ratio(deployment, 60)
 
 
 def test_whole_records_have_no_fault(deployment, ledger):

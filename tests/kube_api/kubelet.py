@@ -279,7 +279,9 @@ class Kubelet:
             "containerStatuses": _steady(statuses, before.get("containerStatuses") or []),
         }
         if inits:
-            done = [container_status(one, terminated("Completed", 0), ready=True) for one in inits]
+            beside = [one.get("restartPolicy") == "Always" for one in inits]
+            ends = [running() if stays else terminated("Completed", 0) for stays in beside]
+            done = [container_status(one, end, ready=True) for one, end in zip(inits, ends, strict=True)]
             status["initContainerStatuses"] = _steady(init_statuses or done, before.get("initContainerStatuses") or [])
         self.api.objects.put_status(self.api.kind("Pod"), pod, status)
 

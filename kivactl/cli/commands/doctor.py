@@ -11,7 +11,8 @@ _STYLES = {"ok": "green", "warning": "yellow", "missing": "red"}
 
 def command(context: typer.Context) -> None:
     """Say what is here, what is missing and how to get it. Changes nothing. Exit code 3 when something is missing."""
-    from kivactl.flows.doctor import State, examine
+    from kivactl.flows.doctor import examine
+    from kivactl.flows.findings import State
 
     options = common(context)
     findings = examine(*_platform(options))

@@ -26,4 +26,10 @@ def command(context: typer.Context) -> None:
             options.sink.text(f"unfinished: {record.unfinished.verb} by {record.unfinished.by} since {record.unfinished.since}")
 
     options.sink.result(data, show)
-    options.sink.note("back to one: kivactl rollback NUMBER" if record.deploys else "next: kivactl deploy")
+    if record.unfinished:
+        if record.unfinished.verb == "deploy":
+            options.sink.note("on from here: kivactl deploy" + ("; back to what was proved last: kivactl rollback" if record.deploys else ""))
+        else:
+            options.sink.note("on from here: kivactl rollback; what kiva.yaml says: kivactl deploy")
+    else:
+        options.sink.note("back to one: kivactl rollback NUMBER" if record.deploys else "next: kivactl deploy")

@@ -9,7 +9,7 @@ import typer
 
 from kivactl.cli.group import group
 from kivactl.cli.options import common
-from kivactl.cli.site import layout_of
+from kivactl.cli.site import deployment_of, layout_of, on_cluster
 
 if TYPE_CHECKING:
     from kivactl.flows.usage import Report
@@ -49,12 +49,15 @@ def report(
     form: Annotated[Form, typer.Option("--format", help="A table, or CSV for a spreadsheet.")] = Form.TABLE,
 ) -> None:
     """Show requests, tokens and amounts; the platform need not run."""
-    from kivactl.flows.usage import report_of
+    from kivactl.flows.usage import report_in_cluster, report_of
     from kivactl.usage.report import By as ReportBy
 
-    options = common(context)
-    name, layout = layout_of(options)
-    found = report_of(layout, name, ReportBy(by.value), month)
+    options, wanted = common(context), ReportBy(by.value)
+    if on_cluster(options):
+        found = report_in_cluster(deployment_of(options), wanted, month)
+    else:
+        name, layout = layout_of(options)
+        found = report_of(layout, name, wanted, month)
     sink = options.sink
     sink.result(found.as_dict(), lambda: sink.text(_csv(found), end="") if form is Form.CSV else sink.table(*_table(found)))
     if found.unreadable:
@@ -64,11 +67,14 @@ def report(
 @app.command()
 def budgets(context: typer.Context) -> None:
     """Show how the tenants stand to their budgets this month (UTC)."""
-    from kivactl.flows.usage import budgets_of
+    from kivactl.flows.usage import budgets_in_cluster, budgets_of
 
     options = common(context)
-    name, layout = layout_of(options)
-    found = budgets_of(layout, name)
+    if on_cluster(options):
+        found = budgets_in_cluster(deployment_of(options))
+    else:
+        name, layout = layout_of(options)
+        found = budgets_of(layout, name)
     rows = [
         (
             one.tenant,

@@ -17,6 +17,7 @@ from typing import Any
 
 from kivactl import __version__
 from kivactl.errors import PreconditionError
+from kivactl.flows.backup import cluster
 from kivactl.flows.deployment import Deployment
 from kivactl.flows.restore.manifest import FILE, FORMAT
 from kivactl.spec.load import Loaded, resolved
@@ -56,6 +57,9 @@ def build_stage(deployment: Deployment) -> dict[str, Any]:
     layout, stage = deployment.layout, stage_of(deployment.layout)
     if not layout.signing_key.exists():
         raise PreconditionError(f"this machine is not provisioned for '{deployment.platform.name}': there is nothing to back up", "kivactl provision")
+    on_cluster = deployment.platform.target == "kubernetes"
+    if on_cluster:
+        cluster.refuse_content(deployment)
     make_private(stage)
     (stage / FILE).unlink(missing_ok=True)  # a tree without it is not whole
     wanted: dict[str, Path] = dict(_spec_files(deployment.loaded))
@@ -67,13 +71,16 @@ def build_stage(deployment: Deployment) -> dict[str, Any]:
     for model in models:
         if model["with_content"]:
             wanted.update(_model_files(Path(model["path"]), model["at"]))
-    _swept(stage, {*wanted, _LEDGER})  # first, for what was a file may be a folder now
+    told = cluster.written(deployment) if on_cluster else {}
+    _swept(stage, {*wanted, *told, _LEDGER})  # first, for what was a file may be a folder now
     for name, path in wanted.items():
         _copied(path, stage / name, linked=name.startswith("models/"))
+    for name, text in told.items():
+        _written(text, stage / name)
     ledger = _ledger(deployment, stage / _LEDGER)
     if ledger is None:
         (stage / _LEDGER).unlink(missing_ok=True)
-    kept = {*wanted, *({_LEDGER} if ledger else ())}
+    kept = {*wanted, *told, *({_LEDGER} if ledger else ())}
     made_at = datetime.now(UTC)
     made_at = made_at.replace(microsecond=made_at.microsecond // 1000 * 1000)  # as it is written: whoever counts by it has to find the same
     manifest = {
@@ -168,10 +175,14 @@ def _models(deployment: Deployment) -> Iterator[dict[str, Any]]:
 def _ledger(deployment: Deployment, into: Path) -> dict[str, Any] | None:
     layout, usage = deployment.layout, deployment.platform.usage
     sqlite = usage.ledger == "sqlite"
-    if sqlite and not layout.ledger.exists():
+    if deployment.platform.target == "kubernetes":
+        if not cluster.copy_ledger(deployment, into):
+            return None
+    elif sqlite and not layout.ledger.exists():
         return None
-    make_private(into.parent)
-    snapshot(f"{SQLITE}{layout.ledger}" if sqlite else usage.ledger, deployment.platform.name, into)
+    else:
+        make_private(into.parent)
+        snapshot(f"{SQLITE}{layout.ledger}" if sqlite else usage.ledger, deployment.platform.name, into)
     sums = sums_of(into)
     return {"kind": "sqlite" if sqlite else "postgresql", "requests": sums["requests"], "sums": sums}
 
@@ -223,15 +234,25 @@ def _copied(source: Path, to: Path, *, linked: bool) -> None:
                 shutil.copy2(source, to)
             return
         content, mode = source.read_bytes(), source.stat().st_mode & 0o700
-        if not (to.is_file() and not to.is_symlink() and to.read_bytes() == content):
-            remove(to)
-            descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+        _put(content, to)
         if to.stat().st_mode & 0o777 != mode:
             to.chmod(mode)
     except FileNotFoundError:
         remove(to)
+
+
+def _written(text: str, to: Path) -> None:
+    make_private(to.parent)
+    _put(text.encode(), to)
+
+
+def _put(content: bytes, to: Path) -> None:
+    """Write a file that nobody else can read; an equal one is left alone."""
+    if not (to.is_file() and not to.is_symlink() and to.read_bytes() == content):
+        remove(to)
+        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
 
 
 def _as_copied(source: Path, to: Path) -> bool:

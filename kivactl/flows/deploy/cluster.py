@@ -31,9 +31,10 @@ def plan(deployment: Deployment, title: str) -> Plan:
         PreconditionError: The keys are not there yet, or it cannot fit.
         KivaError: The cluster does not answer, or refuses an object.
     """
+    _refuse_without_keys(deployment)
     target = deployment.target
     held = target.gateway.held_shares()
-    found: Plan = target.plan(_desired(deployment, held), title)
+    found: Plan = target.plan(desired_for(deployment, held), title)
     return replace(found, notes=(*found.notes, *notes_on(held, deployment.platform)))
 
 
@@ -50,16 +51,24 @@ def steps(deployment: Deployment) -> Iterator[Outcome]:
         kept = still_held(held, deployment.platform)
         if kept != held:
             target.gateway.hold_shares(kept)
-        yield from target.apply(_desired(deployment, kept))
+        yield from target.apply(desired_for(deployment, kept))
         yield from _verify(deployment, target)
         target.finish(deployment.loaded.digest, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def _desired(deployment: Deployment, held: Shares) -> ClusterDesired:
+def desired_for(deployment: Deployment, held: Shares) -> ClusterDesired:
+    """All that should run, with the keys and the certificate of this machine.
+
+    Args:
+        deployment: The platform.
+        held: Shares of requests that a rollout holds.
+
+    Raises:
+        PreconditionError: They are not there yet.
+    """
     layout = deployment.layout
     platform = with_shares(deployment.platform, held)
-    if not provisioned(layout, platform):
-        raise PreconditionError(f"there are no keys and certificates for '{platform.name}' yet", "kivactl provision")
+    _refuse_without_keys(deployment)
     return cluster_desired_for(
         platform,
         endpoint=endpoint_of(platform),
@@ -67,6 +76,11 @@ def _desired(deployment: Deployment, held: Shares) -> ClusterDesired:
         revoked=revoked_of(layout),
         objects=[_certificate(deployment)] if cluster_of(platform).gateway.certificate == "own" else (),
     )
+
+
+def _refuse_without_keys(deployment: Deployment) -> None:
+    if not provisioned(deployment.layout, deployment.platform):
+        raise PreconditionError(f"there are no keys and certificates for '{deployment.platform.name}' yet", "kivactl provision")
 
 
 def _certificate(deployment: Deployment) -> Json:

@@ -21,6 +21,15 @@ from pydantic import BaseModel, ConfigDict
 from kivactl.flows.deployment import Deployment
 from kivactl.plan import Outcome
 
+MACHINE: frozenset[str] = frozenset({"local"})
+"""The target on which everything lies on this machine: its processes, sockets, ports and disks."""
+
+CLUSTER: frozenset[str] = frozenset({"kubernetes"})
+"""The target that only the API server knows."""
+
+ANYWHERE: frozenset[str] = MACHINE | CLUSTER
+"""Every target: what is asked or changed leads over the target itself, the gateway, or files of the operator."""
+
 
 class Params(BaseModel):
     """Parameters of an action or a probe; unknown ones are errors."""
@@ -58,6 +67,7 @@ class Action:
         destructive: Whether it takes something away that a plan must point out.
         repeatable: Whether doing it again, after it was cut off anywhere, leads to the same end; if not, a person decides on resuming.
         results: Names of the values it hands to later steps, each with an example of its type.
+        targets: On which targets it works; a runbook with it is refused on others before anything runs.
     """
 
     params: type[Params]
@@ -66,6 +76,7 @@ class Action:
     destructive: bool = False
     repeatable: bool = True
     results: Mapping[str, Any] = field(default_factory=dict)
+    targets: frozenset[str] = MACHINE
 
 
 class Kind(StrEnum):
@@ -89,9 +100,11 @@ class Probe:
             A `KivaError` counts as a miss with its message.
         kind: What it returns.
         summary: What it tells, in one sentence.
+        targets: As of an action.
     """
 
     params: type[Params]
     read: Callable[[Site, Any], Any]
     kind: Kind
     summary: str = ""
+    targets: frozenset[str] = MACHINE

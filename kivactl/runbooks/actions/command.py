@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints
 
 from kivactl.errors import KivaError, PreconditionError, ToolError
 from kivactl.plan import Outcome, Status
-from kivactl.runbooks.actions.action import Action, Kind, Params, Probe, Site
+from kivactl.runbooks.actions.action import ANYWHERE, Action, Kind, Params, Probe, Site
 from kivactl.spec.fields import PositiveDuration
 from kivactl.spec.load import Loaded
 from kivactl.stack.redaction import redacted
@@ -154,9 +154,10 @@ ACTIONS: Mapping[str, Action] = {
         "Runs a program that the spec approves, without a shell.",
         repeatable=False,
         results={"output": "last line", "exit_code": 0},
+        targets=ANYWHERE,
     )
 }
 PROBES: Mapping[str, Probe] = {
-    "command.exit-code": Probe(CommandParams, _exit_code, Kind.NUMBER, "Exit code of a program that the spec approves."),
-    "command.output": Probe(CommandParams, _output, Kind.TEXT, "What such a program prints on stdout, when it ends with 0."),
+    "command.exit-code": Probe(CommandParams, _exit_code, Kind.NUMBER, "Exit code of a program that the spec approves.", targets=ANYWHERE),
+    "command.output": Probe(CommandParams, _output, Kind.TEXT, "What such a program prints on stdout, when it ends with 0.", targets=ANYWHERE),
 }

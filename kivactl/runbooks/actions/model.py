@@ -9,13 +9,14 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.config import JsonDict
 
-from kivactl.flows import canary, maintenance, scaling, shares
+from kivactl.flows import canary, health, maintenance, scaling, shares
 from kivactl.plan import Outcome, Status
-from kivactl.runbooks.actions.action import Action, Kind, NoParams, Params, Probe, Site
+from kivactl.runbooks.actions.action import ANYWHERE, Action, Kind, NoParams, Params, Probe, Site
 from kivactl.spec.fields import Name, PositiveDuration
+from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Weight
 from kivactl.targets.release import read_release
-from kivactl.targets.status import Health, status_of
+from kivactl.targets.status import Health
 
 _MODEL: JsonDict = {"names": "model"}
 _ALIAS: JsonDict = {"names": "alias"}
@@ -89,6 +90,11 @@ class ScaleParams(Params):
     model: str = Field(json_schema_extra=_MODEL)
     replicas: int = Field(ge=1, le=64)
 
+    def faults_in(self, loaded: Loaded) -> Iterator[tuple[str, str]]:
+        """Why nobody sets the replicas of this model."""
+        if refusal := scaling.scaled_by_load(loaded.platform, self.model):
+            yield "model", refusal
+
 
 class ModelParams(Params):
     """Of which model."""
@@ -161,12 +167,12 @@ def _spec_shares(site: Site, alias: str) -> Mapping[str, int]:
 
 
 def _serving(site: Site, params: ModelParams) -> bool:
-    components = [one for one in status_of(site.deployment.layout, site.deployment.platform.name).components if one.model == params.model]
+    components = [one for one in health.status_now(site.deployment).components if one.model == params.model]
     return any(one.health is Health.SERVING for one in components)
 
 
 def _all_serving(site: Site, params: ModelParams) -> bool:
-    components = [one for one in status_of(site.deployment.layout, site.deployment.platform.name).components if one.model == params.model]
+    components = [one for one in health.status_now(site.deployment).components if one.model == params.model]
     return bool(components) and all(one.health is Health.SERVING for one in components)
 
 
@@ -184,7 +190,7 @@ def _replicas(site: Site, params: ModelParams) -> int:
 
 
 def _health(site: Site, params: ReplicaParams) -> str | None:
-    components = status_of(site.deployment.layout, site.deployment.platform.name).components
+    components = health.status_now(site.deployment).components
     return next((one.health.value for one in components if one.name == params.replica), None)
 
 
@@ -194,31 +200,42 @@ def _in_maintenance(site: Site, params: ReplicasParams) -> list[str]:
 
 
 ACTIONS: Mapping[str, Action] = {
-    "replica.restart": Action(ReplicasParams, _restart, "Starts replicas anew, one after the other, without losing a request where a model has several."),
+    "replica.restart": Action(
+        ReplicasParams, _restart, "Starts replicas anew, one after the other, without losing a request where a model has several.", targets=ANYWHERE
+    ),
     "replica.take-out": Action(
         ReplicasParams, _take_out, "Lets replicas finish their requests and stops them; they stay stopped until they are brought back.", destructive=True
     ),
     "replica.bring-back": Action(ReplicasParams, _bring_back, "Starts replicas that were taken out, and gives them requests again."),
     "model.note": Action(
-        NoteParams, _note, "Notes the shares of an alias and the replicas of a model, for a way back.", results={"shares": "v1=100, v2=0", "replicas": 1}
+        NoteParams,
+        _note,
+        "Notes the shares of an alias and the replicas of a model, for a way back.",
+        results={"shares": "v1=100, v2=0", "replicas": 1},
+        targets=ANYWHERE,
     ),
-    "model.shares": Action(SharesParams, _shares, "Gives out an alias' requests between models anew; deploys keep to it until the spec's shares hold again."),
-    "model.settle": Action(SettleParams, _settle, "Writes the shares of an alias into the spec, which ends a rollout."),
+    "model.shares": Action(
+        SharesParams, _shares, "Gives out an alias' requests between models anew; deploys keep to it until the spec's shares hold again.", targets=ANYWHERE
+    ),
+    "model.settle": Action(SettleParams, _settle, "Writes the shares of an alias into the spec, which ends a rollout.", targets=ANYWHERE),
     "model.observe": Action(
         ObserveParams,
         _observe,
         "Holds one version of a model against the platform's service levels under real requests, made up for by a load test.",
         results={"requests": 20, "failed": 0, "error_ratio": 0.0, "ttft_p95_s": 0.5, "tpot_p95_s": 0.05},
+        targets=ANYWHERE,
     ),
-    "model.scale": Action(ScaleParams, _scale, "Writes a model's number of replicas into the spec and deploys it."),
-    "spec.deploy": Action(NoParams, lambda site, _: scaling.deploy(site.deployment), "Makes the platform what its spec says."),
+    "model.scale": Action(ScaleParams, _scale, "Writes a model's number of replicas into the spec and deploys it.", targets=ANYWHERE),
+    "spec.deploy": Action(NoParams, lambda site, _: scaling.deploy(site.deployment), "Makes the platform what its spec says.", targets=ANYWHERE),
 }
 PROBES: Mapping[str, Probe] = {
-    "model.serving": Probe(ModelParams, _serving, Kind.FLAG, "Whether a replica of a model gets requests."),
-    "model.all-serving": Probe(ModelParams, _all_serving, Kind.FLAG, "Whether all replicas of a model get requests."),
-    "model.replicas": Probe(ModelParams, _replicas, Kind.NUMBER, "How many replicas the spec wants of a model."),
-    "model.share": Probe(ShareParams, _share, Kind.NUMBER, "The percentage of an alias' requests that a model gets."),
-    "alias.serving": Probe(AliasParams, _alias_serving, Kind.FLAG, "Whether every model with a share of an alias gets requests."),
-    "replica.health": Probe(ReplicaParams, _health, Kind.TEXT, "A replica's health: serving, draining, starting, maintenance, restarting, stopped."),
+    "model.serving": Probe(ModelParams, _serving, Kind.FLAG, "Whether a replica of a model gets requests.", targets=ANYWHERE),
+    "model.all-serving": Probe(ModelParams, _all_serving, Kind.FLAG, "Whether all replicas of a model get requests.", targets=ANYWHERE),
+    "model.replicas": Probe(ModelParams, _replicas, Kind.NUMBER, "How many replicas the spec wants of a model.", targets=ANYWHERE),
+    "model.share": Probe(ShareParams, _share, Kind.NUMBER, "The percentage of an alias' requests that a model gets.", targets=ANYWHERE),
+    "alias.serving": Probe(AliasParams, _alias_serving, Kind.FLAG, "Whether every model with a share of an alias gets requests.", targets=ANYWHERE),
+    "replica.health": Probe(
+        ReplicaParams, _health, Kind.TEXT, "A replica's health: serving, draining, starting, maintenance, restarting, stopped.", targets=ANYWHERE
+    ),
     "replica.maintenance": Probe(ReplicasParams, _in_maintenance, Kind.LIST, "The replicas in maintenance, of one, of a model, or of all."),
 }

@@ -15,7 +15,7 @@ from kivactl.flows.restore import trial as trying
 from kivactl.flows.restore.places import fetched_of
 from kivactl.flows.restore.trial import Engines
 from kivactl.plan import Outcome, Status
-from kivactl.runbooks.actions.action import Action, Kind, NoParams, Params, Probe, Site
+from kivactl.runbooks.actions.action import ANYWHERE, Action, Kind, NoParams, Params, Probe, Site
 from kivactl.runbooks.moments import begin_of, elapsed_s, time_of
 from kivactl.spec.quantities import format_duration
 from kivactl.tools.restic import Restic
@@ -159,7 +159,7 @@ ACTIONS: Mapping[str, Action] = {
     ),
     "restore.take-back": Action(NoParams, lambda site, _: putting.take_back(site.deployment, site.run), "Puts the state in place again that was replaced."),
     "restore.finish": Action(NoParams, lambda site, _: putting.finish(site.deployment), "Removes the fetched backup and the state that was replaced."),
-    "recovery.measure": Action(MeasureParams, _measure, "Measures how long it took (RTO) and how old the backup was (RPO)."),
+    "recovery.measure": Action(MeasureParams, _measure, "Measures how long it took (RTO) and how old the backup was (RPO).", targets=ANYWHERE),
     "disaster.strike": Action(
         NoParams, lambda site, _: losing.strike(site.deployment), "Kills every process and takes all state away, for a drill.", destructive=True
     ),
@@ -171,6 +171,10 @@ PROBES: Mapping[str, Probe] = {
         NoParams, lambda site, _: putting.pending(site.deployment, site.run), Kind.LIST, "Restores and drills of other runs that did not come to their end."
     ),
     "ledger.requests": Probe(
-        NoParams, lambda site, _: health.counted_requests(site.deployment.layout), Kind.NUMBER, "How many requests the ledger has counted, of all days."
+        NoParams,
+        lambda site, _: health.counted_requests(site.deployment),
+        Kind.NUMBER,
+        "How many requests the ledger has counted, of all days.",
+        targets=ANYWHERE,
     ),
 }

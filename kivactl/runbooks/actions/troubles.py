@@ -12,7 +12,7 @@ from pydantic import Field
 from kivactl.errors import PreconditionError
 from kivactl.flows import health, reclaim, troubles
 from kivactl.plan import Outcome
-from kivactl.runbooks.actions.action import Action, Kind, NoParams, Params, Probe, Site
+from kivactl.runbooks.actions.action import ANYWHERE, Action, Kind, NoParams, Params, Probe, Site
 from kivactl.spec.fields import PositiveBytes, PositiveDuration
 
 
@@ -110,12 +110,20 @@ ACTIONS: Mapping[str, Action] = {
         results={"gpus": "0", "faults": "GPU 0: Xid 79", "remedy": "reboot"},
     ),
     "platform.kill": Action(
-        NoParams, lambda site, _: troubles.kill(site.deployment), "Ends every process of the platform at once; requests are cut off.", destructive=True
+        NoParams,
+        lambda site, _: troubles.kill(site.deployment),
+        "Ends every process of the platform at once; requests are cut off.",
+        destructive=True,
+        targets=ANYWHERE,
     ),
 }
 PROBES: Mapping[str, Probe] = {
     "disk.free": Probe(
-        DiskParams, lambda site, params: health.disk_free_bytes(site.deployment, params.of), Kind.BYTES, "What is free on a disk of the platform."
+        DiskParams,
+        lambda site, params: health.disk_free_bytes(site.deployment, params.of),
+        Kind.BYTES,
+        "What is free on a disk of the platform.",
+        targets=ANYWHERE,
     ),
     "disk.removable": Probe(NoParams, _removable, Kind.BYTES, "What `disk.reclaim` could remove, without models."),
     "gpu.faults": Probe(

@@ -16,9 +16,10 @@ from kivactl.flows.rotation import apply_rotation
 from kivactl.flows.tokens import Chosen, Listed, State
 from kivactl.flows.trust import accepted, refused, renew_announcement
 from kivactl.plan import Outcome, Status
-from kivactl.runbooks.actions.action import Action, Kind, NoParams, Params, Probe, Site
+from kivactl.runbooks.actions.action import ANYWHERE, Action, Kind, NoParams, Params, Probe, Site
 from kivactl.spec.fields import PositiveDuration
 from kivactl.spec.load import Loaded
+from kivactl.spec.platform import Platform
 from kivactl.stack.certificates import SERVER_DAYS
 from kivactl.targets.publication import key_id, signing_key
 
@@ -171,6 +172,11 @@ def _remaining(site: Site, params: EndParams) -> float | None:
     return min(ends, default=None)
 
 
+def _made_here(platform: Platform) -> bool:
+    """Whether the platform's own authority makes the certificate: nobody's files, and in a cluster neither an issuer's nor a Secret of others."""
+    return platform.gateway.tls.certificate is None and (platform.kubernetes is None or platform.kubernetes.gateway.certificate == "own")
+
+
 def _served(site: Site, _: NoParams) -> bool:
     return any(one.served is True for one in certs.shown(site.deployment) if one.role == GATEWAY)
 
@@ -182,50 +188,70 @@ ACTIONS: Mapping[str, Action] = {
         "Revokes tokens: a running gateway refuses them at once.",
         destructive=True,
         results={"revoked": 1, "tenants": "police"},
+        targets=ANYWHERE,
     ),
-    "key.note": Action(NoParams, _note_key, "Tells which key signs tokens now, for `key.rotate`.", results={"key": "4f2c"}),
+    "key.note": Action(NoParams, _note_key, "Tells which key signs tokens now, for `key.rotate`.", results={"key": "4f2c"}, targets=ANYWHERE),
     "key.rotate": Action(
         RotateParams,
         _rotate,
         "Changes the key that signs tokens; tokens of the old one stay good for their time, or end at once.",
         destructive=True,
         results={"key": "4f2c"},
+        targets=ANYWHERE,
     ),
     "certificate.note": Action(
         NoParams,
         _note_certificate,
         "Tells which certificate the gateway has now, for `certificate.renew`.",
         results={"fingerprint": "9a1b", "until": "2027-01-31"},
+        targets=ANYWHERE,
     ),
     "certificate.renew": Action(
-        RenewParams, _renew, "Gives the gateway a new certificate while it serves, when it is due or by force.", results={"until": "2027-01-31"}
+        RenewParams,
+        _renew,
+        "Gives the gateway a new certificate while it serves, when it is due or by force.",
+        results={"until": "2027-01-31"},
+        targets=ANYWHERE,
     ),
 }
 PROBES: Mapping[str, Probe] = {
-    "certificate.days": Probe(EndParams, _remaining, Kind.SECONDS, "Time until the first of the platform's certificates ends; 0 when one is damaged."),
+    "certificate.days": Probe(
+        EndParams, _remaining, Kind.SECONDS, "Time until the first of the platform's certificates ends; 0 when one is damaged.", targets=ANYWHERE
+    ),
     "certificate.own": Probe(
         NoParams,
-        lambda site, _: site.deployment.platform.gateway.tls.certificate is None,
+        lambda site, _: _made_here(site.deployment.platform),
         Kind.FLAG,
         "Whether the platform makes the gateway's certificate itself.",
+        targets=ANYWHERE,
     ),
-    "certificate.served": Probe(NoParams, _served, Kind.FLAG, "Whether the running gateway shows the certificate that is in place."),
-    "key.id": Probe(NoParams, lambda site, _: _key(site), Kind.TEXT, "The id of the key that signs tokens."),
-    "key.replaced": Probe(ReplacedParams, lambda site, params: _key(site) != params.key, Kind.FLAG, "Whether another key than the given one signs tokens."),
+    "certificate.served": Probe(NoParams, _served, Kind.FLAG, "Whether the running gateway shows the certificate that is in place.", targets=ANYWHERE),
+    "key.id": Probe(NoParams, lambda site, _: _key(site), Kind.TEXT, "The id of the key that signs tokens.", targets=ANYWHERE),
+    "key.replaced": Probe(
+        ReplacedParams, lambda site, params: _key(site) != params.key, Kind.FLAG, "Whether another key than the given one signs tokens.", targets=ANYWHERE
+    ),
     "token.accepted": Probe(
-        AcceptedParams, lambda site, params: accepted(site.deployment, params.tenant), Kind.FLAG, "Whether the gateway accepts a fresh token of a tenant."
+        AcceptedParams,
+        lambda site, params: accepted(site.deployment, params.tenant),
+        Kind.FLAG,
+        "Whether the gateway accepts a fresh token of a tenant.",
+        targets=ANYWHERE,
     ),
     "token.refused": Probe(
         ChoiceParams,
         lambda site, params: refused(site.deployment, [token.entry for token in _chosen(site, params)]),
         Kind.FLAG,
         "Whether the gateway refuses tokens that were issued: each of them is presented once more.",
+        targets=ANYWHERE,
     ),
     "token.refused-when-revoked": Probe(
         NoParams,
         lambda site, _: refused(site.deployment, [token.entry for token in tokens.listing(site.deployment) if token.state is State.REVOKED]),
         Kind.FLAG,
         "Whether the gateway refuses every revoked token, and one of a foreign key.",
+        targets=ANYWHERE,
     ),
-    "token.valid": Probe(ChoiceParams, lambda site, params: len(_live(_chosen(site, params))), Kind.NUMBER, "How many tokens are neither revoked nor over."),
+    "token.valid": Probe(
+        ChoiceParams, lambda site, params: len(_live(_chosen(site, params))), Kind.NUMBER, "How many tokens are neither revoked nor over.", targets=ANYWHERE
+    ),
 }

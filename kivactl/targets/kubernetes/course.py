@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kivactl.errors import PreconditionError
 from kivactl.plan import Difference, digest
 from kivactl.stack.kubernetes.releases import ChartRelease
 from kivactl.targets.kubernetes.capacity import requests_of, tolerations_from
@@ -129,9 +130,15 @@ class Surveyor:
         """What has to be done for what should be.
 
         Raises:
+            PreconditionError: A release of that name belongs to somebody else.
             KivaError: The cluster does not answer, or it refuses an object in the dry run.
         """
         seen = look(self.cluster, desired.platform)
+        for name in (one.name for one in desired.releases if one.name in seen.others):
+            raise PreconditionError(
+                f"the release {name} in namespace {self.cluster.namespace} of cluster '{self.cluster.context}' is there already, of {seen.others[name]}",
+                "choose another `name`, or another `kubernetes.namespace`, in kiva.yaml",
+            )
         compared = self._compared(desired, seen)
         removals = tuple(name for name in seen.deployed if name not in {one.name for one in desired.releases})
         steps, feasibility = self._decided(compared, desired, seen, removals)

@@ -127,8 +127,8 @@ def paths_of(fields: Json, path: Path = ()) -> set[Path]:
         kind, _, rest = key.partition(":")
         step = rest if kind == "f" else _name(rest) if kind == "k" else ""
         if step:
-            below = paths_of(inner, (*path, step)) if inner else set()
-            found |= below or {(*path, step)}
+            # Nothing within means all of it; a dot alone only that it is there, and nothing of what it has.
+            found |= paths_of(inner, (*path, step)) if inner else {(*path, step)}
     return found
 
 

@@ -87,7 +87,7 @@ class Follower:
     def __init__(self, cluster: Cluster, clock: Clock) -> None:
         self.cluster = cluster
         self.clock = clock
-        self.where = Where(cluster.context, cluster.namespace)
+        self.where = Where(cluster.context, cluster.namespace, cluster.flags)
         self.ready_s: dict[str, float] = {}
         self._looks = 0
         self._answered_s = clock.now_s()
@@ -162,7 +162,7 @@ class Follower:
     def _trouble(self, one: Followed, objects: Mapping[Key, Json], pods: list[Json], events: Sequence[Event]) -> Trouble | None:
         for pod in newest_first([pod for pod in pods if not is_ready(pod) and not ending(pod)])[:_READ]:
             name = str(pod["metadata"]["name"])
-            found = trouble_of(pod, [event for event in events if event.kind == "Pod" and event.name == name], self.where, self._logs(pod))
+            found = trouble_of(pod, [event for event in events if event.kind == "Pod" and event.name == name], self.where, logs_of(self.cluster, pod))
             if found is not None:
                 return found
         for key in one.keys:
@@ -176,26 +176,10 @@ class Follower:
         starting = newest_first([pod for pod in pods if not is_ready(pod) and not ending(pod)])
         if not starting:
             return ""
-        lines = [line for logs in self._logs(starting[0]).values() for line in logs.now]
+        lines = [line for logs in logs_of(self.cluster, starting[0]).values() for line in logs.now]
         if lines:
             return parse_phase("\n".join(lines))
         return "fetching its image or mounting its volume" if (starting[0].get("spec") or {}).get("nodeName") else "waiting for a node"
-
-    def _logs(self, pod: Json) -> dict[str, Logs]:
-        """Of each container that has begun; those that cannot be read are as good as none."""
-        name = str(pod["metadata"]["name"])
-        restarted = {str(one.get("name")) for one in (pod.get("status") or {}).get("containerStatuses") or () if one.get("restartCount")}
-        found = {}
-        for container in spoken(pod):
-            now = self._lines(name, container, previous=False)
-            found[container] = Logs(now, self._lines(name, container, previous=True) if container in restarted else ())
-        return found
-
-    def _lines(self, pod: str, container: str, *, previous: bool) -> tuple[str, ...]:
-        try:
-            return self.cluster.logs(pod, container, tail=_TAIL, previous=previous)
-        except KivaError:
-            return ()
 
     def _asked(self, followed: Sequence[Followed]) -> tuple[dict[Key, Json], dict[str, list[Json]]]:
         kinds = sorted({key[0] for one in followed for key in one.keys} | {"Pod"})
@@ -221,10 +205,33 @@ class Follower:
         except KivaError:
             return ()
 
-    def _measure(self, name: str, pods: list[Json]) -> None:
-        times = [time for pod in newest_first(pods)[:1] if (time := ready_within_s(pod)) is not None]
-        if times:
-            self.ready_s[name] = times[0]
+    def _measure(self, name: str, pods: Sequence[Json]) -> None:
+        for _ in range(2):
+            times = [time for pod in newest_first(pods)[:1] if (time := ready_within_s(pod)) is not None]
+            if times:
+                self.ready_s[name] = times[0]
+                return
+            pods = self._of(name)  # they were listed a moment before the workload that says they are ready
+
+    def _of(self, name: str) -> Sequence[Json]:
+        try:
+            return self.cluster.list("Pod", f"{INSTANCE}={name}").items
+        except KivaError:
+            return ()
+
+
+def logs_of(cluster: Cluster, pod: Json) -> dict[str, Logs]:
+    """The last lines of each container of a pod that has begun; those that cannot be read are as good as none."""
+
+    def lines(container: str, *, previous: bool) -> tuple[str, ...]:
+        try:
+            return cluster.logs(name, container, tail=_TAIL, previous=previous)
+        except KivaError:
+            return ()
+
+    name = str(pod["metadata"]["name"])
+    restarted = {str(one.get("name")) for one in (pod.get("status") or {}).get("containerStatuses") or () if one.get("restartCount")}
+    return {one: Logs(lines(one, previous=False), lines(one, previous=True) if one in restarted else ()) for one in spoken(pod)}
 
 
 def error_for(one: Followed, trouble: Trouble) -> KivaError:

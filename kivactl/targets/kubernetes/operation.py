@@ -52,6 +52,22 @@ class Operation:
                     self._scale(key, 0)
             yield from self._until_gone(seen, names)
 
+    def kill(self) -> Iterator[Outcome]:
+        """No pods, at once: requests are cut off, and nothing makes new pods. What is deployed stays recorded, volumes stay."""
+        seen = self._seen()
+        stopped_at = datetime.now(UTC).isoformat(timespec="seconds")
+        change_record(self.cluster, self.platform, lambda record: replace(record, stopped_at=stopped_at))
+        names = [*self._of(seen, GATEWAY), *self._of(seen, ENGINE)]
+        for name in names:
+            yield Outcome(self._step(seen, name), Status.STARTED, "killing")
+            for key in workloads(seen.manifests[name]):
+                self._scale(key, 0)
+        for pod in self.cluster.list("Pod").items:
+            ended = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+            if not ended and (pod["metadata"].get("labels") or {}).get(INSTANCE) in names:
+                self.cluster.delete("Pod", str(pod["metadata"]["name"]), at_once=True)
+        yield from self._until_gone(seen, names)
+
     def start(self) -> Iterator[Outcome]:
         """As many pods as were deployed: the engines first, the gateway when they answer."""
         seen = self._seen()
@@ -116,14 +132,16 @@ class Operation:
         left = set(names)
         for elapsed_s in self.cluster.clock.ticks(grace_s + _ENDED_WITHIN_S, every_s=EVERY_S):
             self.check()
-            there = {str((pod["metadata"].get("labels") or {}).get(INSTANCE, "")) for pod in self.cluster.list("Pod").items}
+            # What fetched a model has ended and stays for its log.
+            going = [pod for pod in self.cluster.list("Pod").items if (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}]
+            there = {str((pod["metadata"].get("labels") or {}).get(INSTANCE, "")) for pod in going}
             for name in [name for name in names if name in left and name not in there]:
                 left.remove(name)
                 yield Outcome(self._step(seen, name), Status.DONE, "stopped", elapsed_s)
             if not left:
                 return
         raise NotReadyError(
-            f"pods do not end: those of {', '.join(sorted(left))}", f"kubectl --context {self.cluster.context} -n {self.cluster.namespace} get pods -o wide"
+            f"pods do not end: those of {', '.join(sorted(left))}", f"kubectl {self.cluster.flags} -n {self.cluster.namespace} get pods -o wide"
         )
 
     def _until_ending(self, pod: str) -> None:

@@ -52,12 +52,14 @@ class Seen:
         manifests: The objects of each release as they were written last, by release.
         objects: Those of the objects that are there.
         record: The record.
+        others: Releases in the namespace that are not the platform's, with whose they are.
     """
 
     deployed: Mapping[str, Deployed] = field(default_factory=dict)
     manifests: Mapping[str, Mapping[Key, Json]] = field(default_factory=dict)
     objects: Mapping[Key, Json] = field(default_factory=dict)
     record: Record = field(default_factory=Record)
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 def look(cluster: Cluster, platform: str) -> Seen:
@@ -66,15 +68,21 @@ def look(cluster: Cluster, platform: str) -> Seen:
     Raises:
         KivaError: The cluster does not answer, or does not let us see it.
     """
-    deployed = deployed_releases(cluster, platform)
+    deployed, others = _releases(cluster, platform)
     manifests = {name: parse_manifests((one.good or one.newest).manifest) for name, one in deployed.items()}
     kinds = {key[0] for group in manifests.values() for key in group}
-    return Seen(deployed, manifests, live_objects(cluster, kinds), read_record(cluster, platform))
+    return Seen(deployed, manifests, live_objects(cluster, kinds), read_record(cluster, platform), others)
 
 
 def deployed_releases(cluster: Cluster, platform: str) -> dict[str, Deployed]:
     """The Helm releases of a platform: those of our charts whose values name it."""
+    return _releases(cluster, platform)[0]
+
+
+def _releases(cluster: Cluster, platform: str) -> tuple[dict[str, Deployed], dict[str, str]]:
+    """Those of a platform, and whose the others are."""
     by_name: dict[str, list[StoredRelease]] = {}
+    others: dict[str, str] = {}
     for secret in cluster.list("Secret", "owner=helm,status!=superseded").items:
         try:
             stored = parse_stored(str((secret.get("data") or {}).get("release", "")))
@@ -82,12 +90,15 @@ def deployed_releases(cluster: Cluster, platform: str) -> dict[str, Deployed]:
             continue  # of somebody else, or broken: Helm itself will say so
         if stored.state.chart.rpartition("-")[0] in CHARTS and stored.values.get("platform") == platform:
             by_name.setdefault(stored.state.name, []).append(stored)
+        elif stored.state.status != "uninstalled":
+            ours = stored.state.chart.rpartition("-")[0] in CHARTS
+            others[stored.state.name] = f"the platform '{stored.values.get('platform')}'" if ours else f"the chart {stored.state.chart}"
     found = {}
     for name, revisions in sorted(by_name.items()):
         revisions.sort(key=lambda one: one.state.revision)
         if revisions[-1].state.status != "uninstalled":
             found[name] = Deployed(revisions[-1], next((one for one in reversed(revisions) if one.state.status == "deployed"), None))
-    return found
+    return found, others
 
 
 def stored_revision(cluster: Cluster, release: str, revision: int) -> StoredRelease | None:

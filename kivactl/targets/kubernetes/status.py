@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from kivactl.targets.kubernetes.capacity import INSTANCE
+from kivactl.targets.kubernetes.creation import trouble_of_workload
+from kivactl.targets.kubernetes.following import logs_of
 from kivactl.targets.kubernetes.record import Record, read_record
 from kivactl.targets.kubernetes.seen import at_once
-from kivactl.targets.kubernetes.trouble import Where
+from kivactl.targets.kubernetes.trouble import Logs, Where
 from kivactl.targets.kubernetes.troubles import trouble_of
-from kivactl.targets.kubernetes.waiting import is_ready
+from kivactl.targets.kubernetes.waiting import ending, is_ready
 from kivactl.targets.status import Component, Health, Status, overall
 from kivactl.tools.kube import Cluster
 from kivactl.tools.kube_objects import Event
@@ -21,7 +24,11 @@ Json = Mapping[str, Any]
 COMPONENT, PLATFORM, MODEL = "app.kubernetes.io/component", "kiva/platform", "kiva/model"
 """Labels that the charts give every pod."""
 
-_GATEWAY, _ENGINE = "gateway", "engine"
+_GATEWAY, _ENGINE, _PRELOAD = "gateway", "engine", "preload"
+
+
+_READ = 8
+"""Pods whose logs are read, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +36,16 @@ class Pods:
     """What was seen of a platform's pods, in one moment.
 
     Attributes:
-        pods: Of gateway and engines.
-        events: What was said about pods, the newest last.
+        pods: Of gateway, engines, and the jobs that fetch models.
+        events: What was said about them and what makes them, the newest last.
         workloads: Deployments and the like, for models that have no pod.
+        logs: The last lines of pods that are not ready, by pod and container.
     """
 
     pods: Sequence[Json]
     events: Sequence[Event]
     workloads: Sequence[Json]
+    logs: Mapping[str, Mapping[str, Logs]] = field(default_factory=dict)
 
 
 def status_of(cluster: Cluster, platform: str) -> Status:
@@ -47,8 +56,10 @@ def status_of(cluster: Cluster, platform: str) -> Status:
     """
     selector = f"{PLATFORM}={platform}"
     kinds = at_once(lambda kind: cluster.list(kind, selector).items, ("Pod", "Deployment"))
-    seen = Pods(kinds[0], cluster.events("Pod"), kinds[1])
-    return status_from(seen, read_record(cluster, platform), Where(cluster.context, cluster.namespace), platform, datetime.now(UTC))
+    late = [pod for pod in kinds[0] if not is_ready(pod) and not ending(pod)]
+    logs = at_once(lambda pod: logs_of(cluster, pod), late[:_READ])
+    seen = Pods(kinds[0], cluster.events(), kinds[1], dict(zip(map(_name, late), logs, strict=False)))
+    return status_from(seen, read_record(cluster, platform), Where(cluster.context, cluster.namespace, cluster.flags), platform, datetime.now(UTC))
 
 
 def status_from(seen: Pods, record: Record, where: Where, platform: str, now: datetime) -> Status:
@@ -62,50 +73,57 @@ def status_from(seen: Pods, record: Record, where: Where, platform: str, now: da
         now: For how long pods run.
     """
     by_kind = {kind: sorted((pod for pod in seen.pods if _label(pod, COMPONENT) == kind), key=_name) for kind in (_GATEWAY, _ENGINE)}
-    components = [_component(pod, seen.events, where, now) for kind in (_GATEWAY, _ENGINE) for pod in by_kind[kind]]
-    components += _without_pods(seen.workloads, by_kind, record)
+    fetching = {_label(pod, INSTANCE): found for pod in seen.pods if _label(pod, COMPONENT) == _PRELOAD and (found := _trouble(pod, seen, where))}
+    components = [_component(pod, seen, fetching, where, now) for kind in (_GATEWAY, _ENGINE) for pod in by_kind[kind]]
+    components += _without_pods(seen, by_kind, record, where)
     return Status(
         platform=platform,
-        health=Health.STOPPED if record.stopped_at and not seen.pods else overall(components, is_gateway=lambda one: not one.model),
+        health=Health.STOPPED if record.stopped_at and not any(by_kind.values()) else overall(components, is_gateway=lambda one: not one.model),
         endpoint=record.endpoint,
         deployed_at=record.last.at if record.last and record.unfinished is None else "",
         components=tuple(components),
     )
 
 
-def _component(pod: Json, events: Sequence[Event], where: Where, now: datetime) -> Component:
-    trouble = None if is_ready(dict(pod)) else trouble_of(dict(pod), [event for event in events if event.name == _name(pod)], where)
-    if pod["metadata"].get("deletionTimestamp"):
+def _component(pod: Json, seen: Pods, fetching: Mapping[str, str], where: Where, now: datetime) -> Component:
+    health, reason = Health.SERVING, ""
+    if ending(pod):
         health = Health.DRAINING
-    elif is_ready(dict(pod)):
-        health = Health.SERVING
-    else:
-        health = Health.RESTARTING if trouble is not None else Health.STARTING
-    return Component(
-        name=_name(pod),
-        model=_label(pod, MODEL) if _label(pod, COMPONENT) == _ENGINE else "",
-        health=health,
-        pid=0,
-        uptime_s=_age_s(pod, now),
-        active=None,
-        reason=trouble.sentence if trouble is not None and health is Health.RESTARTING else "",
-    )
+    elif not is_ready(pod):
+        statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+        health = Health.RESTARTING if any(one.get("restartCount") for one in statuses) else Health.STARTING
+        reason = _trouble(pod, seen, where) or fetching.get(_label(pod, INSTANCE), "")
+    model = _label(pod, MODEL) if _label(pod, COMPONENT) == _ENGINE else ""
+    return Component(_name(pod), model, health, pid=0, uptime_s=_age_s(pod, now), active=None, reason=reason)
 
 
-def _without_pods(workloads: Iterable[Json], by_kind: Mapping[str, Sequence[Json]], record: Record) -> list[Component]:
+def _trouble(pod: Json, seen: Pods, where: Where) -> str:
+    """Why a pod does not come up; empty when nothing shows."""
+    about = [event for event in seen.events if event.kind == "Pod" and event.name == _name(pod)]
+    found = trouble_of(dict(pod), about, where, seen.logs.get(_name(pod)))
+    return found.sentence.removeprefix(f"pod {_name(pod)}: ") if found is not None else ""
+
+
+def _without_pods(seen: Pods, by_kind: Mapping[str, Sequence[Json]], record: Record, where: Where) -> list[Component]:
     """Deployments that should have pods and have none: stopped, or scaled to zero until somebody asks."""
     components = []
-    for workload in sorted(workloads, key=_name):
+    for workload in sorted(seen.workloads, key=_name):
         kind = _label(workload, COMPONENT)
-        instance = _label(workload, "app.kubernetes.io/instance")
-        if kind not in by_kind or any(_label(pod, "app.kubernetes.io/instance") == instance for pod in by_kind[kind]):
+        if kind not in by_kind or any(_label(pod, INSTANCE) == _label(workload, INSTANCE) for pod in by_kind[kind]):
             continue
         wanted = int((workload.get("spec") or {}).get("replicas", 1) or 0)
-        reason = "" if record.stopped_at else ("no pod was made: kubectl describe says why" if wanted else "no replicas are wanted")
+        stopped = bool(record.stopped_at) or not wanted
+        reason = "" if record.stopped_at else _uncreated(workload, seen.events, where) if wanted else "no replicas are wanted"
         model = _label(workload, MODEL) if kind == _ENGINE else ""
-        health = Health.STOPPED if record.stopped_at or not wanted else Health.STARTING
-        components.append(Component(_name(workload), model, health, 0, 0.0, None, reason))
+        components.append(Component(_name(workload), model, Health.STOPPED if stopped else Health.STARTING, 0, 0.0, None, reason))
     return components
+
+
+def _uncreated(workload: Json, events: Sequence[Event], where: Where) -> str:
+    name = _name(workload)
+    about = [event for event in events if event.name == name or (event.kind == "ReplicaSet" and event.name.startswith(f"{name}-"))]
+    found = trouble_of_workload(workload, about, where)
+    return found.sentence if found is not None else "no pod is there yet"
 
 
 def _name(thing: Json) -> str:

@@ -97,6 +97,11 @@ class KubernetesTarget:
         with self.locked("stop") as lease:
             yield from Operation(self.cluster, self.platform, lease.check).stop()
 
+    def kill(self) -> Iterator[Outcome]:
+        """End every pod at once: requests are cut off; what is deployed stays recorded."""
+        with self.locked("kill") as lease:
+            yield from Operation(self.cluster, self.platform, lease.check).kill()
+
     def restart(self, replicas: Sequence[str]) -> Iterator[Outcome]:
         """Start models or single pods anew, one after the other."""
         with self.locked("restart") as lease:

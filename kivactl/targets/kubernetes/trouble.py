@@ -55,14 +55,15 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Context and namespace, for the commands that are recommended."""
+    """Context and namespace, for the commands that are recommended; `flags` where more than the context leads there."""
 
     context: str
     namespace: str
+    flags: str = ""
 
     def command(self, words: str) -> str:
         """A kubectl command there."""
-        return f"kubectl --context {self.context} -n {self.namespace} {words}"
+        return f"kubectl {self.flags or f'--context {self.context}'} -n {self.namespace} {words}"
 
 
 @dataclass(frozen=True, slots=True)

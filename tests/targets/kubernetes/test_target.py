@@ -242,7 +242,7 @@ def test_a_missing_namespace_is_said_with_the_command_that_makes_it(site):
     site.api.remove("Namespace", NAMESPACE)
     with pytest.raises(PreconditionError) as failure:
         site.target.plan(ONE, "x")
-    assert failure.value.hint == "kubectl create namespace kiva --context prod"
+    assert failure.value.hint == f"kubectl create namespace kiva --context prod --kubeconfig {site.kubeconfig}"
 
 
 def test_another_platform_in_the_same_namespace_is_left_alone(site):
