@@ -120,7 +120,7 @@ class Site:
     def desired(self) -> Any:
         """What should run by the spec of now."""
         held = self.deployment.target.gateway.held_shares()
-        return deploying._desired(self.deployment, held)
+        return deploying.desired_for(self.deployment, held)
 
     def plan(self) -> Plan:
         return deploying.plan(self.deployment, "deploy")
