@@ -31,6 +31,8 @@ from kivactl.usage.meter import Meter, World
 from kivactl.usage.report import By
 from kivactl.usage.snapshot import sums_of
 
+pytestmark = pytest.mark.charts
+
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):

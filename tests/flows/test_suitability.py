@@ -204,6 +204,7 @@ def test_no_such_context(tmp_path):
     assert "other" in finding.remedy
 
 
+@pytest.mark.charts
 def test_the_whole_command(tmp_path, monkeypatch):
     with cluster_site(tmp_path, monkeypatch) as site:
         code = "import sys; from kivactl.__main__ import main; sys.exit(main())"

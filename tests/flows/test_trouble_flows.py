@@ -152,7 +152,7 @@ def test_a_lost_gpu_counts_for_each_replica_with_gpus_and_a_missing_number_too(l
 
 def test_gpus_are_not_diagnosed_where_there_are_none(layout, monkeypatch):
     monkeypatch.setattr(troubles.gpu, "conditions", lambda _: (gpu(0), gpu(1), gpu(2, ROWS)))
-    deployment = SimpleNamespace(layout=layout)
+    deployment = SimpleNamespace(platform=SimpleNamespace(target="local"), layout=layout)
     with pytest.raises(PreconditionError, match="uses no GPU"):
         list(troubles.diagnose_gpus(deployment, "m-1"))
     (outcome,) = troubles.diagnose_gpus(deployment, "m-0")
@@ -171,7 +171,7 @@ def test_the_emergency_stop_ends_what_carries_the_mark_and_nothing_else(tmp_path
     try:
         for child in (ours, others):
             child.stdout.readline()
-        outcomes = troubles.kill(SimpleNamespace(layout=layout, clock=Clock(sleep=lambda _: ours.wait())))
+        outcomes = troubles.kill(SimpleNamespace(platform=SimpleNamespace(target="local"), layout=layout, clock=Clock(sleep=lambda _: ours.wait())))
         assert list(outcomes)[-1].data == {"processes": 1}
         assert ours.wait() < 0
         assert others.poll() is None
@@ -188,6 +188,8 @@ def test_what_does_not_end_is_told(tmp_path, monkeypatch):
 
     now = iter(range(1000))
     monkeypatch.setattr(troubles.leftovers, "marked", lambda *_: [2**22 + 1])
-    deployment = SimpleNamespace(layout=Layout(tmp_path, tmp_path), clock=Clock(lambda: float(next(now)), lambda _: None))
+    deployment = SimpleNamespace(
+        platform=SimpleNamespace(target="local"), layout=Layout(tmp_path, tmp_path), clock=Clock(lambda: float(next(now)), lambda _: None)
+    )
     with pytest.raises(NotReadyError, match="do not end"):
         list(troubles.kill(deployment))
