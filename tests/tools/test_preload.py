@@ -19,6 +19,8 @@ from kivactl.spec.platform import Model
 from kivactl.tools import preload, process
 from kivactl.tools.preload import MARK, main, preloading
 
+pytestmark = pytest.mark.real  # downloads from a server, in processes that are killed
+
 
 def model(source="someone/tiny", **values):
     return Model(name="tiny", source=source, **values)
