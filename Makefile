@@ -26,7 +26,7 @@ up: $(READY)  ## a running platform on this machine, with a first chat and a sho
 down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
-test: test-system test-fast  ## everything: lint, fast tests, real Helm, engines and gateway (60 minutes on two cores)
+test: test-system test-fast  ## everything: lint, fast tests, real Helm, engines and gateway (an hour on two cores)
 	$(BIN)/python -m pytest -m charts -n auto
 	$(BIN)/python -m pytest -m "real and not charts"
 
