@@ -27,6 +27,7 @@ from kivactl.flows.deployment import Deployment
 from kivactl.flows.provision import names_for
 from kivactl.plan import Outcome
 from kivactl.spec.load import load
+from kivactl.spec.platform import Platform
 from kivactl.stack.certificates import authority_for, new_key, server_certificate_for
 from kivactl.stack.layout import Layout
 from kivactl.targets.kubernetes.record import Record, parse_record
@@ -108,16 +109,20 @@ class Operator:
 
     def provision(self) -> None:
         """Keys and certificates, as `kivactl provision` makes them."""
-        platform, layout = load(self.folder / "kiva.yaml").platform, self.layout
-        for path in (layout.gateway, layout.logs, layout.tls, layout.signing_key.parent):
-            path.mkdir(parents=True, exist_ok=True)
-        now, authority_key, key = datetime.now(UTC), new_key(), new_key()
-        authority = authority_for(authority_key, platform=platform.name, now=now)
-        certificate = server_certificate_for(key, platform=platform.name, names=names_for(platform), authority=authority, authority_key=authority_key, now=now)
-        files = {layout.ca_certificate: authority, layout.ca_key: authority_key, layout.certificate: certificate, layout.certificate_key: key}
-        for path, content in {**files, layout.signing_key: new_key()}.items():
-            path.write_bytes(content)
-            path.chmod(0o600)
+        provision(load(self.folder / "kiva.yaml").platform, self.layout)
+
+
+def provision(platform: Platform, layout: Layout) -> None:
+    """Keys and certificates of a platform, as `kivactl provision` makes them."""
+    for path in (layout.gateway, layout.logs, layout.tls, layout.signing_key.parent):
+        path.mkdir(parents=True, exist_ok=True)
+    now, authority_key, key = datetime.now(UTC), new_key(), new_key()
+    authority = authority_for(authority_key, platform=platform.name, now=now)
+    certificate = server_certificate_for(key, platform=platform.name, names=names_for(platform), authority=authority, authority_key=authority_key, now=now)
+    files = {layout.ca_certificate: authority, layout.ca_key: authority_key, layout.certificate: certificate, layout.certificate_key: key}
+    for path, content in {**files, layout.signing_key: new_key()}.items():
+        path.write_bytes(content)
+        path.chmod(0o600)
 
 
 @contextmanager

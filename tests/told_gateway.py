@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from cluster_platform import provision
 from cluster_site import QuickClock
 from cluster_specs import cluster, model
 from kube_api.kubelet import Kubelet
@@ -16,10 +16,8 @@ from kube_api.server import KubeApi
 
 from kivactl.flows.deploy import cluster as deploying
 from kivactl.flows.deployment import Deployment
-from kivactl.flows.provision import names_for
 from kivactl.plan import Outcome, Plan
 from kivactl.spec.load import load
-from kivactl.stack.certificates import authority_for, new_key, server_certificate_for
 from kivactl.stack.layout import Layout
 from kivactl.tools.clock import Clock
 from kivactl.tools.kube_errors import Missing
@@ -105,7 +103,7 @@ class Site:
         self.time = QuickClock()
         self.layout = Layout(folder / "state", folder / "cache")
         self.write()
-        self._provision()
+        provision(self.deployment.platform, self.layout)
 
     @property
     def deployment(self) -> Deployment:
@@ -141,15 +139,3 @@ class Site:
         """The gateway's pods by name, with what marks them as the same."""
         pods = [pod for pod in self.api.list("Pod", NAMESPACE) if pod["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE]
         return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods}
-
-    def _provision(self) -> None:
-        platform, layout = self.deployment.platform, self.layout
-        for path in (layout.gateway, layout.logs, layout.tls, layout.signing_key.parent):
-            path.mkdir(parents=True, exist_ok=True)
-        now, authority_key, key = datetime.now(UTC), new_key(), new_key()
-        authority = authority_for(authority_key, platform=platform.name, now=now)
-        certificate = server_certificate_for(key, platform=platform.name, names=names_for(platform), authority=authority, authority_key=authority_key, now=now)
-        files = {layout.ca_certificate: authority, layout.ca_key: authority_key, layout.certificate: certificate, layout.certificate_key: key}
-        for path, content in {**files, layout.signing_key: new_key()}.items():
-            path.write_bytes(content)
-            path.chmod(0o600)

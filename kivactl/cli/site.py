@@ -8,6 +8,7 @@ from kivactl.cli.options import Common
 
 if TYPE_CHECKING:
     from kivactl.flows.deployment import Deployment
+    from kivactl.spec.load import Site
     from kivactl.stack.layout import Layout
 
 
@@ -26,25 +27,29 @@ def deployment_of(options: Common) -> Deployment:
     return Deployment(loaded, Layout(*paths(loaded)), lambda: load(path, options.environment))
 
 
-def layout_of(options: Common) -> tuple[str, Layout]:
-    """The platform's name and files, without checking the rest of its spec: for what must answer at once.
+def site_of(options: Common) -> Site:
+    """The platform's name, state folder and kind of target, without checking the rest of its spec: for what must answer at once.
 
     Raises:
         SpecError: The spec cannot be read.
     """
     from kivactl.spec.load import site
+
+    return site(options.path, options.environment)
+
+
+def layout_of(options: Common) -> tuple[str, Layout]:
+    """The platform's name and files, as `site_of` finds them.
+
+    Raises:
+        SpecError: The spec cannot be read.
+    """
+    found = site_of(options)
+    return found.name, layout_in(found)
+
+
+def layout_in(site: Site) -> Layout:
+    """The files of a platform whose spec was not read further."""
     from kivactl.stack.layout import Layout
 
-    found = site(options.path, options.environment)
-    return found.name, Layout(found.state, found.state)
-
-
-def on_cluster(options: Common) -> bool:
-    """Whether the platform runs on Kubernetes.
-
-    Raises:
-        SpecError: The spec cannot be read.
-    """
-    from kivactl.spec.load import site
-
-    return site(options.path, options.environment).on_cluster
+    return Layout(site.state, site.state)

@@ -14,7 +14,7 @@ from kivactl.plan import Status as Progress
 from kivactl.targets.kubernetes.drift import Drift
 from kivactl.targets.kubernetes.record import Record
 from kivactl.targets.kubernetes.seen import at_once, deployed_releases
-from kivactl.targets.kubernetes.status import COMPONENT, MODEL, PLATFORM
+from kivactl.targets.kubernetes.status import COMPONENT, MODEL, label, selector_of
 from kivactl.targets.kubernetes.status import status_of as status_in
 from kivactl.targets.kubernetes.target import KubernetesTarget
 from kivactl.targets.kubernetes.trouble import Where
@@ -152,7 +152,7 @@ def followed_logs(deployment: Deployment, names: list[str]) -> Iterator[tuple[st
 
 def _containers(deployment: Deployment, cluster: Cluster, name: str | None) -> dict[str, tuple[str, str]]:
     """Pod and container by what people call them."""
-    pods = sorted(cluster.list("Pod", f"{PLATFORM}={deployment.platform.name}").items, key=lambda pod: str(pod["metadata"]["name"]))
+    pods = sorted(cluster.list("Pod", selector_of(deployment.platform.name)).items, key=lambda pod: str(pod["metadata"]["name"]))
     if not pods:
         raise PreconditionError(f"there are no pods of '{deployment.platform.name}' in the cluster '{cluster.context}'", "kivactl deploy")
     chosen = [pod for pod in pods if name is None or str(pod["metadata"]["name"]).startswith(name) or name in _called(pod)]
@@ -169,13 +169,8 @@ def _containers(deployment: Deployment, cluster: Cluster, name: str | None) -> d
     return found
 
 
-def _label(pod: Json, key: str) -> str:
-    return str((pod["metadata"].get("labels") or {}).get(key, ""))
-
-
 def _called(pod: Json) -> set[str]:
-    labels = pod["metadata"].get("labels") or {}
-    return {labels[key] for key in (MODEL, COMPONENT) if labels.get(key)}
+    return {word for key in (MODEL, COMPONENT) if (word := label(pod, key))}
 
 
 def is_deployed(deployment: Deployment) -> bool:
@@ -198,7 +193,7 @@ def chosen(deployment: Deployment, model: str | None = None, replica: str | None
     """
     target = target_of(deployment)
     if replica is not None:
-        pods = {str(pod["metadata"]["name"]): _label(pod, MODEL) for pod in target.cluster.list("Pod", f"{PLATFORM}={deployment.platform.name}").items}
+        pods = {str(pod["metadata"]["name"]): label(pod, MODEL) for pod in target.cluster.list("Pod", selector_of(deployment.platform.name)).items}
         engines = {name: of for name, of in pods.items() if of and model in {None, of}}
         if replica not in engines:
             whose = f" of '{model}'" if model else ""
@@ -223,7 +218,7 @@ def nothing_left(deployment: Deployment) -> Iterator[Outcome]:
     target = target_of(deployment)
     pods = [
         str(pod["metadata"]["name"])
-        for pod in target.cluster.list("Pod", f"{PLATFORM}={deployment.platform.name}").items
+        for pod in target.cluster.list("Pod", selector_of(deployment.platform.name)).items
         if (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}
     ]
     if pods:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 
 import pytest
-from scripted_api import Waits
-from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Response
-from websockets.sync.server import serve
+from socket_pods import reached
 
 from kivactl.errors import ToolError
-from kivactl.tools.kube import open_cluster
 from kivactl.tools.kube_errors import Denied, Missing
 from kivactl.tools.kube_objects import Ran
 
@@ -33,36 +26,8 @@ NO_PROGRAM = {
 def pod(tmp_path):
     """A cluster whose pods do what a function says, and the paths that were asked for."""
 
-    @contextlib.contextmanager
     def of(act, refusal=None):
-        paths = []
-
-        def refuse(_connection, request):
-            paths.append((request.path, request.headers.get("authorization")))
-            if refusal is None:
-                return None
-            code, body = refusal
-            content = json.dumps(body).encode()
-            return Response(code, "No", Headers([("content-length", str(len(content)))]), content)
-
-        def handle(connection):
-            with contextlib.suppress(ConnectionClosed):
-                act(connection)
-
-        with serve(handle, "127.0.0.1", 0, subprotocols=["v5.channel.k8s.io"], process_request=refuse) as server:
-            thread = threading.Thread(target=server.serve_forever, daemon=True)
-            thread.start()
-            config = {
-                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.socket.getsockname()[1]}"}}],
-                "users": [{"name": "u", "user": {"token": "t"}}],
-                "contexts": [{"name": "prod", "context": {"cluster": "c", "user": "u"}}],
-            }
-            (tmp_path / "config").write_text(json.dumps(config))
-            try:
-                yield open_cluster("prod", "kiva", tmp_path / "config", clock=Waits().clock), paths
-            finally:
-                server.shutdown()
-                thread.join()
+        return reached(tmp_path, "v5.channel.k8s.io", act, refusal)
 
     return of
 

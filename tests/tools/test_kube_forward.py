@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import socket
 import struct
 import threading
 
 import pytest
-from scripted_api import Waits
-from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Response
-from websockets.sync.server import serve
+from socket_pods import reached
 
-from kivactl.tools.kube import open_cluster
 from kivactl.tools.kube_errors import Denied
 
 DATA, ERROR = b"\x00", b"\x01"
@@ -25,40 +18,16 @@ DATA, ERROR = b"\x00", b"\x01"
 def pod(tmp_path):
     """A cluster with a pod that answers in capitals, and the paths that were asked for."""
 
-    @contextlib.contextmanager
+    def act(connection):
+        port = struct.pack("<H", 4000)
+        connection.send(DATA + port)
+        connection.send(ERROR + port)
+        for frame in connection:
+            assert frame[:1] == DATA
+            connection.send(DATA + frame[1:].upper())
+
     def of(refusal=None):
-        paths = []
-
-        def refuse(_connection, request):
-            paths.append(request.path)
-            if refusal is None:
-                return None
-            content = json.dumps(refusal).encode()
-            return Response(refusal["code"], "No", Headers([("content-length", str(len(content)))]), content)
-
-        def handle(connection):
-            port = struct.pack("<H", 4000)
-            with contextlib.suppress(ConnectionClosed):
-                connection.send(DATA + port)
-                connection.send(ERROR + port)
-                for frame in connection:
-                    assert frame[:1] == DATA
-                    connection.send(DATA + frame[1:].upper())
-
-        with serve(handle, "127.0.0.1", 0, subprotocols=["v4.channel.k8s.io"], process_request=refuse) as server:
-            thread = threading.Thread(target=server.serve_forever, daemon=True)
-            thread.start()
-            config = {
-                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.socket.getsockname()[1]}"}}],
-                "users": [{"name": "u", "user": {"token": "t"}}],
-                "contexts": [{"name": "prod", "context": {"cluster": "c", "user": "u"}}],
-            }
-            (tmp_path / "config").write_text(json.dumps(config))
-            try:
-                yield open_cluster("prod", "kiva", tmp_path / "config", clock=Waits().clock), paths
-            finally:
-                server.shutdown()
-                thread.join()
+        return reached(tmp_path, "v4.channel.k8s.io", act, refusal and (refusal["code"], refusal))
 
     return of
 
@@ -78,7 +47,7 @@ def test_what_clients_send_reaches_the_pod_and_comes_back(pod):
     with pod() as (cluster, paths):
         forward = cluster.forward("kiva-gateway-0", 4000)
         assert ask(forward.port, b"hello") == b"HELLO"
-        assert set(paths) == {"/api/v1/namespaces/kiva/pods/kiva-gateway-0/portforward?ports=4000"}
+        assert {path for path, _ in paths} == {"/api/v1/namespaces/kiva/pods/kiva-gateway-0/portforward?ports=4000"}
 
 
 def test_several_clients_have_a_connection_each_and_large_answers_arrive_whole(pod):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kivactl.cli.options import common
-from kivactl.cli.site import deployment_of, layout_of, on_cluster
+from kivactl.cli.site import deployment_of, layout_in, site_of
 
 
 def command(
@@ -20,7 +20,8 @@ def command(
 ) -> None:
     """Show the last lines of the platform's logs."""
     options = common(context)
-    if on_cluster(options):
+    site = site_of(options)
+    if site.on_cluster:
         from kivactl.flows.cluster import followed_logs, last_logs
 
         deployment = deployment_of(options)
@@ -29,7 +30,7 @@ def command(
     else:
         from kivactl.flows.logs import followed, last_lines
 
-        _, layout = layout_of(options)
+        layout = layout_in(site)
         found = last_lines(layout, process, lines)
         coming = partial(followed, layout, list(found), time.sleep)
     labelled = _labelled(found)

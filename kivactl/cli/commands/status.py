@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kivactl.cli.options import Common, common
-from kivactl.cli.site import deployment_of, layout_of, on_cluster
+from kivactl.cli.site import deployment_of, layout_in, site_of
 
 if TYPE_CHECKING:
+    from kivactl.spec.load import Site
     from kivactl.targets.status import Status
 
 _STYLES = {"serving": "green", "starting": "yellow", "draining": "yellow", "degraded": "yellow", "restarting": "red", "stopped": "red"}
@@ -25,29 +26,30 @@ def command(
     from kivactl.targets.status import Health
 
     options = common(context)
-    look, pods = _look_of(options), on_cluster(options)
+    site = site_of(options)
+    look = _look_of(options, site)
     while True:
         status = look()
         if watch and options.sink.coloured:
             options.sink.text("\x1b[H\x1b[2J", end="")
-        options.sink.result(status.as_dict(), lambda: _show(options.sink, status, pods=pods))  # noqa: B023  (called at once)
+        options.sink.result(status.as_dict(), lambda: _show(options.sink, status, pods=site.on_cluster))  # noqa: B023  (called at once)
         if not watch:
             break
         time.sleep(1)
     raise typer.Exit(0 if status.health is Health.SERVING else 6)
 
 
-def _look_of(options: Common) -> Callable[[], Status]:
+def _look_of(options: Common, site: Site) -> Callable[[], Status]:
     """What says how the platform is: on one machine without reading more of the spec than its name, for it has to be quick."""
-    if on_cluster(options):
+    if site.on_cluster:
         from kivactl.flows.cluster import status_of as status_in_cluster
 
         deployment = deployment_of(options)
         return lambda: status_in_cluster(deployment)
     from kivactl.targets.status import status_of
 
-    name, layout = layout_of(options)
-    return lambda: status_of(layout, name)
+    layout = layout_in(site)
+    return lambda: status_of(layout, site.name)
 
 
 def _show(sink, status, *, pods: bool) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001  (types would load what must stay unloaded)

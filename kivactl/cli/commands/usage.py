@@ -9,7 +9,7 @@ import typer
 
 from kivactl.cli.group import group
 from kivactl.cli.options import common
-from kivactl.cli.site import deployment_of, layout_of, on_cluster
+from kivactl.cli.site import deployment_of, layout_in, site_of
 
 if TYPE_CHECKING:
     from kivactl.flows.usage import Report
@@ -53,10 +53,11 @@ def report(
     from kivactl.usage.report import By as ReportBy
 
     options, wanted = common(context), ReportBy(by.value)
-    if on_cluster(options):
+    site = site_of(options)
+    if site.on_cluster:
         found = report_in_cluster(deployment_of(options), wanted, month)
     else:
-        name, layout = layout_of(options)
+        name, layout = site.name, layout_in(site)
         found = report_of(layout, name, wanted, month)
     sink = options.sink
     sink.result(found.as_dict(), lambda: sink.text(_csv(found), end="") if form is Form.CSV else sink.table(*_table(found)))
@@ -70,10 +71,11 @@ def budgets(context: typer.Context) -> None:
     from kivactl.flows.usage import budgets_in_cluster, budgets_of
 
     options = common(context)
-    if on_cluster(options):
+    site = site_of(options)
+    if site.on_cluster:
         found = budgets_in_cluster(deployment_of(options))
     else:
-        name, layout = layout_of(options)
+        name, layout = site.name, layout_in(site)
         found = budgets_of(layout, name)
     rows = [
         (

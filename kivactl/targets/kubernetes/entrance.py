@@ -5,6 +5,8 @@ from __future__ import annotations
 from kivactl.errors import NotReadyError, PreconditionError
 from kivactl.spec.platform import Platform
 from kivactl.stack.kubernetes.names import cluster_of, endpoint_of, gateway_release
+from kivactl.targets.kubernetes.capacity import INSTANCE
+from kivactl.targets.kubernetes.waiting import ending, is_ready
 from kivactl.tools.kube import Cluster
 
 
@@ -34,10 +36,8 @@ def url_for(platform: Platform, cluster: Cluster) -> str:
 
 
 def _ready_pod(platform: Platform, cluster: Cluster) -> str:
-    pods = cluster.list("Pod", f"app.kubernetes.io/instance={gateway_release(platform)}").items
+    pods = cluster.list("Pod", f"{INSTANCE}={gateway_release(platform)}").items
     for pod in pods:
-        conditions = (pod.get("status") or {}).get("conditions") or ()
-        leaving = pod["metadata"].get("deletionTimestamp")
-        if not leaving and any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions):
+        if is_ready(pod) and not ending(pod):
             return str(pod["metadata"]["name"])
     raise NotReadyError("no pod of the gateway is ready" if pods else "there is no pod of the gateway", "kivactl status")

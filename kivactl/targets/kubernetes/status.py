@@ -48,13 +48,18 @@ class Pods:
     logs: Mapping[str, Mapping[str, Logs]] = field(default_factory=dict)
 
 
+def selector_of(platform: str) -> str:
+    """What selects a platform's pods, and what makes them."""
+    return f"{PLATFORM}={platform}"
+
+
 def status_of(cluster: Cluster, platform: str) -> Status:
     """The platform's status now.
 
     Raises:
         KivaError: The cluster does not answer.
     """
-    selector = f"{PLATFORM}={platform}"
+    selector = selector_of(platform)
     kinds = at_once(lambda kind: cluster.list(kind, selector).items, ("Pod", "Deployment"))
     late = [pod for pod in kinds[0] if not is_ready(pod) and not ending(pod)]
     logs = at_once(lambda pod: logs_of(cluster, pod), late[:_READ])
@@ -72,8 +77,8 @@ def status_from(seen: Pods, record: Record, where: Where, platform: str, now: da
         platform: Its name.
         now: For how long pods run.
     """
-    by_kind = {kind: sorted((pod for pod in seen.pods if _label(pod, COMPONENT) == kind), key=_name) for kind in (_GATEWAY, _ENGINE)}
-    fetching = {_label(pod, INSTANCE): found for pod in seen.pods if _label(pod, COMPONENT) == _PRELOAD and (found := _trouble(pod, seen, where))}
+    by_kind = {kind: sorted((pod for pod in seen.pods if label(pod, COMPONENT) == kind), key=_name) for kind in (_GATEWAY, _ENGINE)}
+    fetching = {label(pod, INSTANCE): found for pod in seen.pods if label(pod, COMPONENT) == _PRELOAD and (found := _trouble(pod, seen, where))}
     components = [_component(pod, seen, fetching, where, now) for kind in (_GATEWAY, _ENGINE) for pod in by_kind[kind]]
     components += _without_pods(seen, by_kind, record, where)
     return Status(
@@ -92,8 +97,8 @@ def _component(pod: Json, seen: Pods, fetching: Mapping[str, str], where: Where,
     elif not is_ready(pod):
         statuses = (pod.get("status") or {}).get("containerStatuses") or ()
         health = Health.RESTARTING if any(one.get("restartCount") for one in statuses) else Health.STARTING
-        reason = _trouble(pod, seen, where) or fetching.get(_label(pod, INSTANCE), "")
-    model = _label(pod, MODEL) if _label(pod, COMPONENT) == _ENGINE else ""
+        reason = _trouble(pod, seen, where) or fetching.get(label(pod, INSTANCE), "")
+    model = label(pod, MODEL) if label(pod, COMPONENT) == _ENGINE else ""
     return Component(_name(pod), model, health, pid=0, uptime_s=_age_s(pod, now), active=None, reason=reason)
 
 
@@ -108,13 +113,13 @@ def _without_pods(seen: Pods, by_kind: Mapping[str, Sequence[Json]], record: Rec
     """Deployments that should have pods and have none: stopped, or scaled to zero until somebody asks."""
     components = []
     for workload in sorted(seen.workloads, key=_name):
-        kind = _label(workload, COMPONENT)
-        if kind not in by_kind or any(_label(pod, INSTANCE) == _label(workload, INSTANCE) for pod in by_kind[kind]):
+        kind = label(workload, COMPONENT)
+        if kind not in by_kind or any(label(pod, INSTANCE) == label(workload, INSTANCE) for pod in by_kind[kind]):
             continue
         wanted = int((workload.get("spec") or {}).get("replicas", 1) or 0)
         stopped = bool(record.stopped_at) or not wanted
         reason = "" if record.stopped_at else _uncreated(workload, seen.events, where) if wanted else "no replicas are wanted"
-        model = _label(workload, MODEL) if kind == _ENGINE else ""
+        model = label(workload, MODEL) if kind == _ENGINE else ""
         components.append(Component(_name(workload), model, Health.STOPPED if stopped else Health.STARTING, 0, 0.0, None, reason))
     return components
 
@@ -130,7 +135,8 @@ def _name(thing: Json) -> str:
     return str(thing["metadata"]["name"])
 
 
-def _label(thing: Json, key: str) -> str:
+def label(thing: Json, key: str) -> str:
+    """A label of an object; empty when it has none."""
     return str((thing["metadata"].get("labels") or {}).get(key, ""))
 
 

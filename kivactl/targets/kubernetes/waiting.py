@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from kivactl.targets.kubernetes.manifests import pods_of_replica, replicas_of
+from kivactl.targets.kubernetes.manifests import replicas_of
 
 Json = Mapping[str, Any]
 
@@ -89,11 +89,6 @@ def spoken(pod: Json) -> list[str]:
         if state.get("running") or state.get("terminated") or one.get("restartCount"):
             found.append(str(one.get("name")))
     return found
-
-
-def replica_pods(workload: Json) -> int:
-    """How many pods a workload should have."""
-    return replicas_of(workload) * pods_of_replica(workload)
 
 
 def _moment(text: str) -> datetime:
