@@ -3,7 +3,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-fast lint format lock wheel clean
+# Without compiled files each process of pytest and each command that a test starts compiles everything anew: half of the tests' time.
+unexport PYTHONDONTWRITEBYTECODE
+.PHONY: help up down test test-machines test-fast lint format lock wheel clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -15,7 +17,7 @@ READY := .venv/.ready-$(ENGINE)
 # Program or file that proves a system package, and Debian's name of the package; tests and benchmarks need some more.
 SYSTEM := openssl:openssl restic:restic
 TEST_SYSTEM := $(SYSTEM) promtool:prometheus ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd buildah:buildah \
-  mmdebstrap:mmdebstrap
+  gpg:gpg mmdebstrap:mmdebstrap systemd-nspawn:systemd-container nft:nftables ip:iproute2
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,18 +28,33 @@ up: $(READY)  ## a running platform on this machine, with a first chat and a sho
 down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
-test: test-system test-fast  ## everything: lint, fast tests, real Helm, engines and gateway (an hour on two cores)
+test: test-system test-fast  ## everything: lint, fast and thorough tests, real Helm, engines and gateway (an hour on two cores)
+	$(BIN)/python -m pytest -m "(hypothesis or thorough) and not real and not machines and not charts" -n auto
 	$(BIN)/python -m pytest -m charts -n auto
-	$(BIN)/python -m pytest -m "real and not charts"
+	$(BIN)/python -m pytest -m "real and not charts and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "alone and not charts"
+
+test-machines: test-system $(READY)  ## provisioning, in an EC2 emulator and of machines made for it on this one; as root (20 minutes)
+	$(BIN)/python -m pytest -m machines -n 2 --dist loadfile
 
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)
-	$(BIN)/python -m pytest -m "not real and not charts" -n auto
+	$(BIN)/python -m pytest -m "not real and not machines and not charts and not thorough" -n auto --hypothesis-profile=fast
 
 lint: $(READY)  ## ruff, mypy, import-linter, ansible-lint
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint-code lint-types lint-layers lint-playbooks
+
+.PHONY: lint-code lint-types lint-layers lint-playbooks
+lint-code:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types:
 	$(BIN)/mypy
+
+lint-layers:
 	$(BIN)/lint-imports
+
+lint-playbooks:
 	ANSIBLE_HOME="$(CURDIR)/.venv/ansible" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline -q playbooks
 
 format: $(READY)  ## let ruff format the code

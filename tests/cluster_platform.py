@@ -54,12 +54,26 @@ class Gateway(ThreadingHTTPServer):
         self.asked: list[tuple[str, bool]] = []
         self._tls = context
 
+    def show(self, layout: Layout) -> None:
+        """Show new clients the certificate that a platform has now."""
+        self._tls.load_cert_chain(layout.certificate, layout.certificate_key)
+
     def finish_request(self, request: Any, client_address: Any) -> None:
         """In the connection's thread."""
         super().finish_request(self._tls.wrap_socket(request, server_side=True), client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away are nothing to speak of."""
+
+
+def answer_json(handler: BaseHTTPRequestHandler, code: int, content: Any) -> None:
+    """Answer a request with JSON."""
+    data = json.dumps(content).encode()
+    handler.send_response(code)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,12 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((body["model"], self.headers.get("Authorization", "").startswith("Bearer ")))
         done = {"choices": [{"text": "x"}], "usage": {"completion_tokens": 1}}
         code, content = self.server.answer or (200, done)
-        data = json.dumps(content).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        answer_json(self, code, content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the method that it replaces
         """Say nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -14,10 +15,20 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("kivactl", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.register_profile("fast", settings.get_profile("kivactl"), max_examples=20)  # after every change; all 100 are part of `make test`
 settings.load_profile("kivactl")
+
+# Thousands of tests are a million objects, and looking through them for garbage again and again took a fifth of the time.
+gc.set_threshold(100_000, 20, 50)
 
 # Whoever is started in the background (`pytest &`, nohup) ignores Ctrl-C, and so would every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """The tests stay until the end: the collector need not look at them any more."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,20 @@ def kivactl(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         code = run(argv)
         captured = capsys.readouterr()
         return Transcript(code, captured.out, captured.err)
+
+    return transcript
+
+
+@pytest.fixture
+def completed(kivactl: Callable[..., Transcript], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Transcript]:
+    """What bash is offered for a line that is not finished, asked in this process, in the folder `tmp_path`."""
+
+    def transcript(line: str, environment: dict[str, str] | None = None) -> Transcript:
+        with monkeypatch.context() as patched:
+            asked = {"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+            for name, value in {**asked, **(environment or {})}.items():
+                patched.setenv(name, value)
+            return kivactl()
 
     return transcript
 

@@ -66,6 +66,12 @@ def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
     return pytest.fail(f"not within {patience_s:g} s")
 
 
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that a process writes, without one that it is just writing; none before there is a file."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, all different."""
     probes = [socket.socket() for _ in range(count)]
@@ -106,7 +112,7 @@ class Engine:
     @property
     def received(self) -> list[dict[str, Any]]:
         """Every request so far, without the gateway's own checks."""
-        return [json.loads(line) for line in self.record.read_text().splitlines()]
+        return whole_lines(self.record)
 
 
 class Gateway:
@@ -208,7 +214,7 @@ class Gateway:
     @property
     def log(self) -> list[dict[str, Any]]:
         """The access log so far."""
-        return [json.loads(line) for line in self.access_log.read_text().splitlines()] if self.access_log.exists() else []
+        return whole_lines(self.access_log)
 
     def logged(self, request_id: str) -> dict[str, Any]:
         """The access record of a request, as soon as it is written."""

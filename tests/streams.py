@@ -155,7 +155,7 @@ class Users:
             parser = EventParser()
             async for piece in answer.aiter_bytes():
                 for event in parser.feed(piece):
-                    if event == "[DONE]":
+                    if event == b"[DONE]":
                         fate.finished = True
                         continue
                     fate.begun = True

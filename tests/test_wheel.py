@@ -34,7 +34,8 @@ def test_the_content_folders_travel_in_the_wheel(installed, tmp_path):
         [
             sys.executable,
             "-c",
-            "from kivactl import root; print(root.PACKAGE); [print(root.content(name)) for name in ('playbooks', 'runbooks', 'loadtests', 'helm')]",
+            "from kivactl import root; print(root.PACKAGE); "
+            "[print(root.content(name)) for name in ('playbooks', 'runbooks', 'loadtests', 'helm', 'requirements', 'terraform')]",
         ],
         cwd=tmp_path,
         env={"PYTHONPATH": str(installed)},

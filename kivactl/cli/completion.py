@@ -44,6 +44,23 @@ def runbooks(incomplete: str) -> list[tuple[str, str]]:
     return [(row.name, row.title) for row in listing(_loaded(), "en") if row.name.startswith(incomplete)]
 
 
+def scenario_names(incomplete: str) -> list[tuple[str, str]]:
+    """Load tests that come along, each with what it is for."""
+    from kivactl.loadtest.catalogue import described
+
+    return [(name, about) for name, about in described().items() if name.startswith(incomplete)]
+
+
+def loadtest_runs(incomplete: str) -> list[str]:
+    """Load tests there were, the newest first, and `latest`."""
+    from kivactl.cli.options import Common
+    from kivactl.cli.site import loadtests_of
+    from kivactl.flows.loadtest_runs import LATEST, runs_in
+
+    names = [run.name for run in runs_in(loadtests_of(Common()))]
+    return [name for name in (LATEST, *names) if names and name.startswith(incomplete)]
+
+
 def run_names(incomplete: str) -> list[str]:
     """Runs, the newest first, and `latest`."""
     from kivactl.cli.options import Common

@@ -190,13 +190,14 @@ class Sink:
                 if (answer := line.strip().lower()) in _YES | _NO:
                     return answer in _YES
 
-    def confirm_by_name(self, name: str, action: str, assume_yes: bool = False) -> bool:
+    def confirm_by_name(self, name: str, action: str, assume_yes: bool = False, *, way: str = "--yes") -> bool:
         """Ask before something is taken away: only who types the name goes on.
 
         Args:
             name: What has to be typed.
             action: What would happen to it, such as `Runs 'stop' on`.
             assume_yes: What `--yes` says.
+            way: What the command takes instead of an answer.
 
         Raises:
             UsageError: There is no one to ask.
@@ -204,7 +205,7 @@ class Sink:
         if assume_yes:
             return True
         if not self.asks:
-            raise UsageError(f"{action} '{name}' needs its name typed, and there is no terminal to ask", "add --yes")
+            raise UsageError(f"{action} '{name}' needs its name typed, and there is no terminal to ask", f"add {way}")
         self._write(self._err, f"{action} '{name}'. Type its name to go on: ", "")
         return self._in.readline().strip() == name
 

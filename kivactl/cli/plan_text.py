@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 from kivactl.plan import Change, Difference, Plan, Verb
 
+_LONGEST = 8
+"""Lines that are shown of a text: of most files enough to know which it is."""
+
 _SIGNS = {
     Verb.CREATE: ("+", "green"),
     Verb.START: ("+", "green"),
@@ -36,17 +39,30 @@ def _change(change: Change) -> Iterator[tuple[str, str]]:
     yield f"  {sign:>3} {change.verb.value} {change.subject}", style
     width = max((len(difference.path) for difference in change.differences), default=0)
     for difference in change.differences:
-        yield _difference(difference, width)
+        yield from _difference(difference, width)
     if change.disruption:
         yield f"        {change.disruption}", "dim"
 
 
-def _difference(difference: Difference, width: int) -> tuple[str, str]:
-    path = f"        {difference.path.ljust(width)}  "
-    match difference.before, difference.after:
-        case None, after:
-            return f"{path}{after}", "green"
-        case before, None:
-            return f"{path}{before} -> (removed)", "red"
-        case before, after:
-            return f"{path}{before} -> {after}", "yellow"
+def _difference(difference: Difference, width: int) -> Iterator[tuple[str, str]]:
+    path, before, after = f"        {difference.path.ljust(width)}  ", difference.before, difference.after
+    if "\n" in f"{before}{after}":
+        if difference.path:
+            yield path.rstrip(), ""
+        yield from _side("-", "red", before)
+        yield from _side("+", "green", after)
+    elif before is None:
+        yield f"{path}{after}", "green"
+    elif after is None:
+        yield f"{path}{before} -> (removed)", "red"
+    else:
+        yield f"{path}{before} -> {after}", "yellow"
+
+
+def _side(sign: str, style: str, value: str | None) -> Iterator[tuple[str, str]]:
+    """One side of a difference of several lines; of a long one the beginning."""
+    lines = (value or "").splitlines()
+    shown = lines if len(lines) <= _LONGEST + 1 else lines[:_LONGEST]
+    yield from ((f"          {sign} {line}".rstrip(), style) for line in shown)
+    if len(shown) < len(lines):
+        yield f"          {sign} ... and {len(lines) - len(shown)} more lines, which --output json has", "dim"

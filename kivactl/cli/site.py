@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kivactl.cli.options import Common
+from kivactl.errors import KivaError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kivactl.flows.deployment import Deployment
     from kivactl.spec.load import Site
     from kivactl.stack.layout import Layout
@@ -46,6 +49,17 @@ def layout_of(options: Common) -> tuple[str, Layout]:
     """
     found = site_of(options)
     return found.name, layout_in(found)
+
+
+def loadtests_of(options: Common) -> Path:
+    """Where the platform's load tests lie; without a spec, those of the folder one is in."""
+    from pathlib import Path
+
+    try:
+        _, layout = layout_of(options)
+    except KivaError:
+        return Path(".kiva", "loadtests")
+    return layout.loadtests
 
 
 def layout_in(site: Site) -> Layout:

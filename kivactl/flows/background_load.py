@@ -6,6 +6,7 @@ kivactl dies, however it dies, the generator notices within a second that nobody
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Generator
 from contextlib import closing
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from kivactl.errors import KivaError, NotReadyError, ToolError
-from kivactl.loadtest.assignment import FOLDER_VARIABLE, TOKEN_VARIABLE, Assignment, Folder
-from kivactl.root import PACKAGE
+from kivactl.flows.loadtest import USER_FILE
+from kivactl.loadtest.assignment import FOLDER_VARIABLE, TOKENS_VARIABLE, Assignment, Folder
 from kivactl.stack.endpoint import Endpoint
 from kivactl.tools import locust
 from kivactl.tools.clock import Clock
@@ -23,7 +24,6 @@ from kivactl.tools.clock import Clock
 LONGEST_S = 86400.0
 """A load that nobody ends, ends by itself after so many seconds."""
 
-_USER_FILE = PACKAGE / "loadtest" / "user.py"
 _BEGINS_WITHIN_S = 60.0
 _GRACE_S = 15.0
 """Time for the generator to end, beside the requests under way."""
@@ -63,7 +63,7 @@ class BackgroundLoad:
     """
 
     def __init__(self, assignment: Assignment, endpoint: Endpoint, folder: Path, clock: Clock) -> None:
-        self.assignment = replace(assignment, warm_up_s=0.0, duration_s=LONGEST_S)
+        self.assignment = assignment.lasting(LONGEST_S)
         self.files = Folder(folder.absolute())
         self._endpoint = endpoint
         self._clock = clock
@@ -133,9 +133,9 @@ class BackgroundLoad:
 
     def _events(self) -> Generator[dict[str, Any], None, None]:
         work = self.assignment
-        env = {FOLDER_VARIABLE: str(self.files.path), TOKEN_VARIABLE: self._endpoint.token.reveal()}
+        env = {FOLDER_VARIABLE: str(self.files.path), TOKENS_VARIABLE: json.dumps({"": self._endpoint.token.reveal()})}
         timeout_s = work.duration_s + work.timeout_s + _GRACE_S
-        return locust.watch(locust.command_for(_USER_FILE, users=work.concurrency), cwd=self.files.path, env=env, timeout_s=timeout_s)
+        return locust.watch(locust.command_for(USER_FILE, users=work.users, processes=work.processes), cwd=self.files.path, env=env, timeout_s=timeout_s)
 
     def _take(self, event: dict[str, Any]) -> None:
         match event["event"]:

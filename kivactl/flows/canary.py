@@ -18,9 +18,9 @@ from kivactl.errors import CheckError, InvalidMeasurementError, PreconditionErro
 from kivactl.flows.chat import known
 from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.health import status_now
-from kivactl.flows.loadtest import run_loadtest
+from kivactl.flows.loadtest import Bench, run_loadtest
 from kivactl.flows.scaling import scaled_by_load
-from kivactl.loadtest.scenario import load_scenario
+from kivactl.loadtest.catalogue import Changes, load_scenario
 from kivactl.plan import Outcome, Status
 from kivactl.spec.platform import ServiceLevels
 from kivactl.spec.quantities import write_duration
@@ -283,11 +283,12 @@ class _Tail:
 
 def _tested(deployment: Deployment, model: str, load_s: float, folder: Path) -> Generator[Outcome, None, Figures]:
     """A short load test of one version, whatever its share."""
-    scenario = load_scenario("smoke", duration=write_duration(load_s))
-    endpoint = replace(endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR), model=model)
+    scenario = load_scenario("smoke", Changes(duration=write_duration(load_s)))
+    endpoint = replace(endpoint_for(deployment, tenant=OPERATOR), model=model)
     summary: dict[str, Any] = {}
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with closing(run_loadtest(endpoint, scenario, deployment.platform.service_levels, folder, deployment.clock)) as outcomes:  # type: ignore[type-var]  # a generator
+    bench = Bench(endpoint, deployment.platform.service_levels, deployment.clock, with_page=False)
+    with closing(run_loadtest(bench, scenario, folder)) as outcomes:  # type: ignore[type-var]  # a generator
         for outcome in outcomes:
             summary = outcome.data or summary
             yield outcome

@@ -23,7 +23,7 @@ def ask(deployment: Deployment, prompt: str, *, model: str | None = None, tenant
     models = [one.name for one in deployment.platform.models]
     if tenant is not None:
         known("tenant", tenant, [one.name for one in deployment.platform.gateway.tenants])
-    endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=tenant, lifetime=timedelta(minutes=10), name="kivactl-chat")
+    endpoint = endpoint_for(deployment, tenant=tenant, lifetime=timedelta(minutes=10), name="kivactl-chat")
     if model is not None:
         endpoint = replace(endpoint, model=known("model", model, models))
     with open_client(endpoint) as client:

@@ -11,6 +11,8 @@ from kivactl.flows.verification import generated
 from kivactl.journal import Journal, run_name
 from kivactl.plan import Outcome, Plan
 from kivactl.plan import Status as Progress
+from kivactl.spec.quantities import format_bytes
+from kivactl.targets.kubernetes.capacity import ended
 from kivactl.targets.kubernetes.drift import Drift
 from kivactl.targets.kubernetes.record import Record
 from kivactl.targets.kubernetes.seen import at_once, deployed_releases
@@ -18,10 +20,14 @@ from kivactl.targets.kubernetes.status import COMPONENT, MODEL, label, selector_
 from kivactl.targets.kubernetes.status import status_of as status_in
 from kivactl.targets.kubernetes.target import KubernetesTarget
 from kivactl.targets.kubernetes.trouble import Where
+from kivactl.targets.kubernetes.volumes import Volume, volumes_of
 from kivactl.targets.lock import held
 from kivactl.targets.status import Health, Status
 from kivactl.tools.kube import Cluster
 from kivactl.tools.kube_objects import Json
+
+_HERE = "kivactl runbook node-maintenance"
+"""What one machine has instead."""
 
 
 def history(deployment: Deployment) -> Record:
@@ -208,6 +214,63 @@ def chosen(deployment: Deployment, model: str | None = None, replica: str | None
     return names
 
 
+def take_out_node(deployment: Deployment, node: str, replica: str | None = None) -> Iterator[Outcome]:
+    """Close a node of the cluster and let the platform's pods go elsewhere, or one of them.
+
+    Raises:
+        KivaError: As `Nodes.take_out`.
+    """
+    yield from target_of(deployment, _HERE).take_out_node(node, replica)
+
+
+def bring_back_node(deployment: Deployment, node: str) -> Iterator[Outcome]:
+    """Open a node that was closed.
+
+    Raises:
+        KivaError: As `Nodes.bring_back`.
+    """
+    yield from target_of(deployment, _HERE).bring_back_node(node)
+
+
+def node_is_closed(deployment: Deployment, node: str) -> bool:
+    """Whether a node takes no new pods, or is still to be opened by us."""
+    return target_of(deployment, _HERE).nodes().closed(node)
+
+
+def pods_on(deployment: Deployment, node: str) -> list[str]:
+    """The platform's pods on a node."""
+    return target_of(deployment, _HERE).nodes().pods(node)
+
+
+def volumes(deployment: Deployment) -> list[Volume]:
+    """How full the platform's volumes are, the one with the least room first.
+
+    Raises:
+        KivaError: They cannot be seen.
+    """
+    target = target_of(deployment, "kivactl runbook disk-full")
+    return volumes_of(target.cluster, target.platform)
+
+
+def volumes_told(deployment: Deployment) -> Iterator[Outcome]:
+    """How full each volume is, as outcomes; the last one has `fullest` in words.
+
+    Raises:
+        PreconditionError: There is no volume in a running container.
+        KivaError: They cannot be seen.
+    """
+    found = volumes(deployment)
+    if not found:
+        raise PreconditionError(
+            "no running container of the platform has a volume of its own",
+            "the nodes' disks are their keeper's: kubectl describe nodes; a ledger on a server is its database's",
+        )
+    told = [f"{one.claim}: {format_bytes(one.free_bytes)} of {format_bytes(one.size_bytes)} free" for one in found]
+    for one, words in zip(found, told, strict=True):
+        yield Outcome(f"volume {one.claim}", Progress.PROGRESS, words, data={"free_bytes": one.free_bytes, "size_bytes": one.size_bytes})
+    yield Outcome("volumes", Progress.DONE, told[0], data={"result": {"fullest": told[0], "claim": found[0].claim}})
+
+
 def nothing_left(deployment: Deployment) -> Iterator[Outcome]:
     """Check that no pod of the platform is left; its volumes, Secrets and releases stay.
 
@@ -216,11 +279,7 @@ def nothing_left(deployment: Deployment) -> Iterator[Outcome]:
         KivaError: The cluster does not answer.
     """
     target = target_of(deployment)
-    pods = [
-        str(pod["metadata"]["name"])
-        for pod in target.cluster.list("Pod", selector_of(deployment.platform.name)).items
-        if (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}
-    ]
+    pods = [str(pod["metadata"]["name"]) for pod in target.cluster.list("Pod", selector_of(deployment.platform.name)).items if not ended(pod)]
     if pods:
         raise CheckError(f"pods of the platform are left: {', '.join(sorted(pods))}", "kivactl status")
     yield Outcome("check", Progress.DONE, "no pod is left")

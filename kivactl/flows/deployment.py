@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from kivactl.errors import PreconditionError
@@ -22,7 +23,7 @@ PROBE = "kivactl-probe"
 """Name of the short-lived tokens that kivactl makes for itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Deployment:
     """One platform to deploy.
 
@@ -47,19 +48,19 @@ class Deployment:
         """Base URL for clients."""
         return endpoint_url(self.platform) if self.platform.kubernetes is None else endpoint_of(self.platform)
 
-    @property
+    @cached_property
     def target(self) -> Target[Any]:
+        """Where it runs; opened once, for credentials may be those of a program that takes a while."""
         return open_target(self.platform, self.layout, self.clock)
 
 
-def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = None, lifetime: timedelta = timedelta(hours=1), name: str = PROBE) -> Endpoint:
+def endpoint_for(deployment: Deployment, *, tenant: str | None = None, lifetime: timedelta = timedelta(hours=1), name: str = PROBE) -> Endpoint:
     """The platform's address with a new token for one of its tenants.
 
     The token is not in the register: nobody keeps it, and it lives for `register.OWN_TOKENS_LIVE` at most.
 
     Args:
-        platform: The spec.
-        layout: Where the signing key lies.
+        deployment: The platform.
         tenant: A tenant of the spec, or the operator; the spec's first one when absent.
         lifetime: How long the token is valid.
         name: What the token is for.
@@ -69,6 +70,7 @@ def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = Non
     """
     import secrets
 
+    platform, layout = deployment.platform, deployment.layout
     try:
         key = layout.signing_key.read_bytes()
     except FileNotFoundError:
@@ -84,4 +86,4 @@ def endpoint_for(platform: Platform, layout: Layout, *, tenant: str | None = Non
     )
     own = platform.gateway.tls.certificate is None and (platform.kubernetes is None or platform.kubernetes.gateway.certificate == "own")
     ca = layout.ca_certificate if own else None
-    return Endpoint(url_for(platform, Clock()), token, ca, platform.models[0].name)
+    return Endpoint(url_for(platform, deployment.target), token, ca, platform.models[0].name)

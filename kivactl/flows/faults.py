@@ -1,4 +1,4 @@
-"""Faults on purpose, for drills: what a crash and a hang do to a process, done to one of the platform's; and the way back.
+"""Faults on purpose, for drills: what a crash and a hang do to a part of the platform, and the way back.
 
 A fault is only injected where something serves: a step that was cut off and is done again waits until the platform has healed, and
 breaks it anew. None of these takes the platform's lock; the runbook holds it.
@@ -6,19 +6,13 @@ breaks it anew. None of these takes the platform's lock; the runbook holds it.
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 
 from kivactl.errors import NotReadyError, PreconditionError
 from kivactl.flows.deployment import Deployment
-from kivactl.flows.troubles import known_replica
 from kivactl.plan import Outcome, Status
-from kivactl.stack.engine import replica_name
-from kivactl.targets.status import GATEWAY, Component, Health, status_of
-from kivactl.tools import leftovers
-from kivactl.tools.supervisor import Supervisor
+from kivactl.targets.breaking import Breaking, Part
+from kivactl.targets.status import Health
 
 _HEALED_WITHIN_S = 900.0
 _AWAY = {Health.STOPPED, Health.DRAINING, Health.MAINTENANCE}
@@ -31,14 +25,31 @@ def victim(deployment: Deployment, replica: str | None) -> str:
         UsageError: There is no such replica.
         PreconditionError: Nothing is deployed.
     """
-    name = replica or replica_name(deployment.platform.models[0].name, 0)
-    known_replica(deployment.layout, name)
-    return name
+    return deployment.target.breaking.victim(replica, deployment.platform.models[0].name)
 
 
-def component_of(deployment: Deployment, name: str) -> Component | None:
-    """A component as it is now; None when it is not deployed."""
-    return next((one for one in status_of(deployment.layout, deployment.platform.name).components if one.name == name), None)
+def meant(deployment: Deployment, replica: str | None) -> str:
+    """What is to be repaired after a drill, whatever is left of its victim."""
+    return deployment.target.breaking.meant(replica, deployment.platform.models[0].name)
+
+
+def gateway(deployment: Deployment) -> str:
+    """The part that a drill with the gateway is about.
+
+    Raises:
+        PreconditionError: Nothing is deployed.
+    """
+    return deployment.target.breaking.gateway()
+
+
+def part_of(deployment: Deployment, name: str) -> Part | None:
+    """A part as it is now; None when there is none of that name."""
+    return _named(deployment.target.breaking, name)
+
+
+def model_of(deployment: Deployment, replica: str) -> str:
+    """The model of a replica; the first one where nobody knows it any more."""
+    return deployment.target.breaking.model(replica) or deployment.platform.models[0].name
 
 
 def serving_beside(deployment: Deployment, replica: str | None) -> int:
@@ -49,101 +60,94 @@ def serving_beside(deployment: Deployment, replica: str | None) -> int:
         PreconditionError: Nothing is deployed.
     """
     name = victim(deployment, replica)
-    components = status_of(deployment.layout, deployment.platform.name).components
-    model = next((one.model for one in components if one.name == name), "")
-    return sum(one.model == model and one.name != name and one.health is Health.SERVING for one in components)
+    parts = deployment.target.breaking.parts()
+    model = next((one.model for one in parts if one.name == name), "")
+    return sum(one.model == model and one.name != name and one.health is Health.SERVING for one in parts)
 
 
-def is_restored(deployment: Deployment, name: str, pid: int) -> bool:
-    """Whether a component serves by another process than the one that was broken."""
-    component = component_of(deployment, name)
-    return component is not None and component.health is Health.SERVING and component.pid != pid
+def is_restored(deployment: Deployment, name: str, process: str) -> bool:
+    """Whether a part, or what took its place, serves by another process than the one that was broken."""
+    mates = deployment.target.breaking.mates(name)
+    return _all_serve(mates) and all(one.process != process for one in mates)
+
+
+def uptime_s(deployment: Deployment, name: str) -> float:
+    """Seconds since the last start of a part, or of what took its place; 0 when it does not serve."""
+    mates = deployment.target.breaking.mates(name)
+    return min(one.uptime_s for one in mates) if _all_serve(mates) else 0.0
 
 
 def kill(deployment: Deployment, name: str) -> Iterator[Outcome]:
-    """Kill a component's process without warning (SIGKILL), as a crash does.
+    """Kill a part without warning, as a crash does.
 
     Yields:
-        At last the moment of the signal, and component and process as results.
+        At last the moment, and component and process as results.
 
     Raises:
         PreconditionError: It is stopped, or not deployed.
         NotReadyError: It does not serve in time.
+        KivaError: It cannot be reached.
     """
-    pid = _serving(deployment, name)
-    yield Outcome(name, Status.STARTED, f"killing process {pid}")
-    at_s = deployment.clock.now_s()
-    _signal(name, pid, [pid], signal.SIGKILL)
-    yield _broken(name, pid, at_s, f"process {pid} was killed")
+    breaking = deployment.target.breaking
+    yield from _broken(deployment, breaking, name, breaking.kill, "killing")
 
 
 def hang(deployment: Deployment, name: str) -> Iterator[Outcome]:
-    """Stop all processes of a component (SIGSTOP): they live, hold their connections, and do nothing any more.
-
-    Yields:
-        At last the moment of the signal, and component and process as results.
-
-    Raises:
-        PreconditionError: It is stopped, or not deployed.
-        NotReadyError: It does not serve in time.
-    """
-    pid = _serving(deployment, name)
-    yield Outcome(name, Status.STARTED, f"stopping process {pid} and its children")
-    at_s = deployment.clock.now_s()
-    _signal(name, pid, [pid, *(one for one in leftovers.in_group(pid) if one != pid)], signal.SIGSTOP)
-    yield _broken(name, pid, at_s, f"process {pid} hangs")
+    """Stop a part: it lives, holds its connections, and does nothing any more. As `kill` otherwise."""
+    breaking = deployment.target.breaking
+    yield from _broken(deployment, breaking, name, breaking.hang, "stopping")
 
 
 def repair(deployment: Deployment, name: str, within_s: float) -> Iterator[Outcome]:
     """The way back from either fault: wake what was stopped, start what has ended for good, and wait until it serves.
 
-    A component that serves is left as it is.
+    What serves is left as it is.
 
     Raises:
         NotReadyError: It does not serve in time.
         PreconditionError: It is not deployed.
     """
-    clock, started_s = deployment.clock, deployment.clock.now_s()
+    clock, breaking, started_s = deployment.clock, deployment.target.breaking, deployment.clock.now_s()
     yield Outcome(name, Status.STARTED, "bringing it back")
-    component = component_of(deployment, name)
-    if component is None:
+    if not breaking.mates(name):
         raise PreconditionError(f"'{name}' is not deployed", "kivactl status")
-    # Processes of one group that run already do not mind.
-    for pid in leftovers.in_group(component.pid) if component.pid > 1 else ():
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGCONT)
+    breaking.wake(name)
     for elapsed_s in clock.ticks(within_s, every_s=0.2):
-        component = component_of(deployment, name)
-        if component is not None and component.health is Health.SERVING:
+        mates = breaking.mates(name)
+        if _all_serve(mates):
             break
-        if component is not None and component.health is Health.STOPPED:
-            Supervisor(deployment.layout.supervisor_socket, clock).start(name)
+        for one in mates:
+            if one.health is Health.STOPPED:
+                breaking.revive(one)
         if elapsed_s >= within_s:
             raise NotReadyError(f"'{name}' does not serve within {within_s:g} s", f"kivactl logs {name}")
     yield Outcome(name, Status.DONE, "serves", clock.now_s() - started_s)
 
 
-def _serving(deployment: Deployment, name: str) -> int:
-    """The process of a component that serves; waits for one that is on its way."""
-    hint = "kivactl status" if name == GATEWAY else f"kivactl logs {name}"
+def _broken(deployment: Deployment, breaking: Breaking, name: str, act: Callable[[Part], str], doing: str) -> Iterator[Outcome]:
+    part = _serving(deployment, breaking, name)
+    outage = breaking.outage(part)
+    yield Outcome(name, Status.STARTED, f"{doing} it{f': {outage}' if outage else ''}")
+    at_s = deployment.clock.now_s()
+    told = act(part)
+    yield Outcome(name, Status.DONE, told, data={"mark": "fault", "at_s": at_s, "result": {"component": name, "process": part.process}})
+
+
+def _serving(deployment: Deployment, breaking: Breaking, name: str) -> Part:
+    """A part that serves; waits for one that is on its way."""
+    hint = f"kivactl status, kivactl logs {name}"
     for _ in deployment.clock.ticks(_HEALED_WITHIN_S):
-        component = component_of(deployment, name)
-        if component is None or component.health in _AWAY:
-            raise PreconditionError(f"'{name}' is {component.health if component else 'not deployed'}, so there is nothing to break", hint)
-        if component.health is Health.SERVING:
-            return component.pid
+        part = _named(breaking, name)
+        if part is None or part.health in _AWAY:
+            raise PreconditionError(f"'{name}' is {part.health if part else 'not deployed'}, so there is nothing to break", hint)
+        if part.health is Health.SERVING:
+            return part
     raise NotReadyError(f"'{name}' did not serve within {_HEALED_WITHIN_S:g} s, so there was nothing to break", hint)
 
 
-def _signal(name: str, leader: int, pids: list[int], number: signal.Signals) -> None:
-    """Send a signal to all of them, the leader first."""
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            if pid == leader:
-                raise PreconditionError(f"'{name}' ended by itself in this very moment", f"kivactl logs {name}") from None
+def _named(breaking: Breaking, name: str) -> Part | None:
+    return next((one for one in breaking.parts() if one.name == name), None)
 
 
-def _broken(name: str, pid: int, at_s: float, message: str) -> Outcome:
-    return Outcome(name, Status.DONE, message, data={"mark": "fault", "at_s": at_s, "result": {"component": name, "pid": pid}})
+def _all_serve(parts: Sequence[Part]) -> bool:
+    return bool(parts) and all(one.health is Health.SERVING for one in parts)

@@ -17,9 +17,10 @@ from kivactl.stack.kubernetes.names import gateway_release
 from kivactl.stack.metering import SQLITE, Orders, orders_from
 from kivactl.targets.kubernetes.status import COMPONENT, PLATFORM
 from kivactl.tools.kube import Cluster
-from kivactl.usage import asked, handing
+from kivactl.usage import asked, pieces, taking
 from kivactl.usage.asked import Book
 from kivactl.usage.ledger import open_ledger
+from kivactl.usage.refilling import Refilled
 
 Json = dict[str, Any]
 
@@ -141,6 +142,55 @@ def copy(deployment: Deployment, into: Path) -> bool:
     return True
 
 
+def put(deployment: Deployment, source: Path, run: str, since_ms: int, *, replace: bool) -> Refilled:
+    """Bring a copy of the ledger into the one in the gateway's volume, beside the meter, which goes on writing.
+
+    Args:
+        deployment: The platform; its gateway runs.
+        source: The copy.
+        run: The run that restores; a second time for the same run changes nothing.
+        since_ms: When that run began, milliseconds since 1970: a ledger in which everything is from after that has none of what was.
+        replace: Whether one that has something is replaced.
+
+    Raises:
+        PreconditionError: Nobody is there who can write it, or there is no room beside it.
+        CheckError: What came is not what was sent.
+        KivaError: The cluster does not answer.
+    """
+    cluster = target_of(deployment).cluster
+    pod, offset = _meter(deployment, cluster), 0
+    with source.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        name = taking.name_of(sha256)
+        file.seek(0)
+        while piece := file.read(taking.PIECE_BYTES):
+            text = pieces.piece_text(piece)
+            _answered(cluster, pod, "taking", ["write", str(METER_ORDERS), name, str(offset), str(len(text))], _ASKED_WITHIN_S, text)
+            offset += len(piece)
+    words = ["fill", str(METER_ORDERS), name, sha256, run, str(since_ms), *(["replace"] if replace else [])]
+    return Refilled(_answered(cluster, pod, "taking", words, _COPIED_WITHIN_S)["did"])
+
+
+def put_back(deployment: Deployment, run: str) -> bool:
+    """Give the ledger in the gateway's volume back what `put` replaced; whether it had replaced anything.
+
+    Raises:
+        KivaError: As `put`.
+    """
+    cluster = target_of(deployment).cluster
+    return bool(_answered(cluster, _meter(deployment, cluster), "taking", ["back", str(METER_ORDERS), run], _COPIED_WITHIN_S)["did"])
+
+
+def forget_replaced(deployment: Deployment, run: str) -> None:
+    """Remove the copy of what `put` replaced.
+
+    Raises:
+        KivaError: As `put`.
+    """
+    cluster = target_of(deployment).cluster
+    _answered(cluster, _meter(deployment, cluster), "taking", ["forget", str(METER_ORDERS), run], _ASKED_WITHIN_S)
+
+
 def _asked(deployment: Deployment, question: Json) -> Json:
     orders = orders_of(deployment)
     return asked.answer(orders, question) if on_server(orders) else _told(deployment, question)
@@ -165,8 +215,8 @@ def _meter(deployment: Deployment, cluster: Cluster) -> str:
     )
 
 
-def _answered(cluster: Cluster, pod: str, module: str, arguments: list[str], timeout_s: float) -> Json:
-    text = _run(cluster, pod, module, arguments, timeout_s)
+def _answered(cluster: Cluster, pod: str, module: str, arguments: list[str], timeout_s: float, stdin: str | None = None) -> Json:
+    text = _run(cluster, pod, module, arguments, timeout_s, stdin)
     try:
         data = json.loads(text)
     except ValueError:
@@ -176,8 +226,8 @@ def _answered(cluster: Cluster, pod: str, module: str, arguments: list[str], tim
     return data
 
 
-def _run(cluster: Cluster, pod: str, module: str, arguments: list[str], timeout_s: float) -> str:
-    ran = cluster.run_in(pod, _METER, ["python3", "-m", f"kivactl.usage.{module}", *arguments], timeout_s=timeout_s)
+def _run(cluster: Cluster, pod: str, module: str, arguments: list[str], timeout_s: float, stdin: str | None = None) -> str:
+    ran = cluster.run_in(pod, _METER, ["python3", "-m", f"kivactl.usage.{module}", *arguments], stdin=stdin, timeout_s=timeout_s)
     if ran.code == 0:
         return ran.stdout
     said = next((line for line in reversed(ran.stderr.splitlines()) if line.strip()), f"exit code {ran.code}")
@@ -192,7 +242,7 @@ def _run(cluster: Cluster, pod: str, module: str, arguments: list[str], timeout_
 
 def _piece(text: str) -> bytes:
     try:
-        piece = handing.piece_of(text)
+        piece = pieces.piece_of(text)
     except ValueError:
         piece = b""
     if not piece:

@@ -3,41 +3,78 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, ToolError, UsageError
-from kivactl.loadtest.assignment import FOLDER_VARIABLE, TOKEN_VARIABLE, Assignment, Folder
+from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, KivaError, ToolError, UsageError
+from kivactl.flows.engine_watch import Ask, EngineWatch
+from kivactl.loadtest.assignment import FOLDER_VARIABLE, TOKENS_VARIABLE, Assignment, Folder
+from kivactl.loadtest.bottleneck import bottleneck_of
+from kivactl.loadtest.engine_samples import read_samples
+from kivactl.loadtest.levels import Level
+from kivactl.loadtest.material import Material
 from kivactl.loadtest.metrics import Conditions, Summary, Window, summary_for
+from kivactl.loadtest.prompts import Prompts, Text
 from kivactl.loadtest.record import read_records
-from kivactl.loadtest.report import report_for
-from kivactl.loadtest.scenario import Scenario, assignment_for
+from kivactl.loadtest.results import write_results
+from kivactl.loadtest.scenario import Scenario, assignment_for, levels_for
 from kivactl.plan import Outcome, Status
 from kivactl.root import PACKAGE
 from kivactl.spec.platform import ServiceLevels
 from kivactl.stack.endpoint import Endpoint
+from kivactl.stack.secret import Secret
 from kivactl.tools import locust
 from kivactl.tools.clock import Clock
 
-_USER_FILE = PACKAGE / "loadtest" / "user.py"
+if TYPE_CHECKING:
+    from kivactl.tools.http import GatewayClient
+
+USER_FILE = PACKAGE / "loadtest" / "user.py"
 _GRACE_S = 30.0
 """Time for Locust to start and end, beside the phases."""
+_LONGEST_S = 86400.0
+"""For a run that ends with a number of requests, whose time nobody knows beforehand."""
+_FEW_WORDS, _MANY_WORDS = 20, 120
+"""Two prompts whose tokens the engine counts say how many tokens a word is, and how many it puts around a prompt."""
 
 PREFLIGHT = "preflight"
 
 
-def run_loadtest(endpoint: Endpoint, scenario: Scenario, service_levels: ServiceLevels, folder: Path, clock: Clock) -> Iterator[Outcome]:
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all runs on a platform share.
+
+    Attributes:
+        endpoint: Whom to load.
+        levels: What the platform promises; a scenario may say otherwise.
+        clock: Time.
+        tenants: Tokens of the tenants that a scenario names.
+        ask: Asks the engines how they are.
+        environment: What it all runs on.
+        page_port: Where Locust's own page is served meanwhile, on the loopback interface; None without.
+        with_page: Whether each run gets a page of its own, whose pictures take some seconds.
+    """
+
+    endpoint: Endpoint
+    levels: ServiceLevels
+    clock: Clock
+    tenants: Mapping[str, Secret] = field(default_factory=dict)
+    ask: Ask = field(default=tuple)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    page_port: int | None = None
+    with_page: bool = True
+
+
+def run_loadtest(bench: Bench, scenario: Scenario, folder: Path) -> Iterator[Outcome]:
     """Put a platform under load and judge it.
 
     Args:
-        endpoint: Whom to load.
+        bench: Whom, and what is shared.
         scenario: How.
-        service_levels: What it is held against.
-        folder: New or empty folder for scenario.json, records.jsonl, summary.json and report.md; readable by its owner only.
-        clock: Time.
+        folder: New or empty folder for all that is measured; readable by its owner only.
 
     Yields:
         The steps `preflight` and `load test NAME`; the latter once a second, and at last DONE with the summary as its
@@ -46,23 +83,69 @@ def run_loadtest(endpoint: Endpoint, scenario: Scenario, service_levels: Service
 
     Raises:
         KivaError: The preflight request is refused, or Locust does not start.
-        UsageError: The folder holds another run.
+        UsageError: The folder holds another run, or a tenant has no token.
     """
+    assignment = yield from preflight(bench, scenario)
+    yield from run_assignment(bench, assignment, levels_for(scenario, bench.levels), folder)
+
+
+def preflight(bench: Bench, scenario: Scenario) -> Generator[Outcome, None, Assignment]:
+    """One request like those to come, so that a refusal is one sentence and not a thousand failures; and how long words are."""
+    from kivactl.tools.http import open_client
+
     locust.require()
-    yield from _preflight(endpoint, assignment := assignment_for(scenario, endpoint), clock)
-    files = _prepared(folder, assignment)
-    run = _Run(assignment, service_levels, files)
-    step = f"load test {scenario.name}"
+    endpoint, clock = bench.endpoint, bench.clock
+    missing = [tenant for tenant in scenario.named_tenants if tenant not in bench.tenants]
+    if missing:
+        raise UsageError(f"the load test '{scenario.name}' needs a token of the tenant '{missing[0]}'", f"--tenant-token {missing[0]}=FILE")
+    assignment = assignment_for(scenario, endpoint)
     began_s = clock.now_s()
-    yield Outcome(step, Status.STARTED, f"{scenario.concurrency} users on '{endpoint.model}'")
+    yield Outcome(PREFLIGHT, Status.STARTED, endpoint.url)
+    with open_client(endpoint, timeout_s=assignment.timeout_s) as client:
+        served = client.models()
+        unknown = next((kind.model for kind in assignment.kinds if kind.model not in served), None)
+        if unknown is not None:
+            raise UsageError(f"{endpoint.url} serves no model named '{unknown}'", f"it serves: {', '.join(served)}" if served else "kivactl deploy")
+        if any(kind.prompt for kind in assignment.kinds):
+            assignment = _calibrated(assignment, [_counted(client, text) for text in _texts(assignment)])
+        prompts = Prompts(assignment)
+        kind, source = assignment.kinds[0], prompts.source(-1)
+        text = str(prompts.messages(kind, -1, source)[-1]["content"])
+        for _ in client.chat(text, max_tokens=kind.output.draw(source), temperature=kind.temperature):
+            pass
+    yield Outcome(PREFLIGHT, Status.DONE, f"'{endpoint.model}' answers", clock.now_s() - began_s)
+    return assignment
+
+
+def run_assignment(
+    bench: Bench, assignment: Assignment, levels: tuple[Level, ...], folder: Path, *, is_hopeless: Callable[[Mapping[str, Any]], bool] = lambda _: False
+) -> Iterator[Outcome]:
+    """The same for what a scenario has become.
+
+    Args:
+        bench: Whom, and what is shared.
+        assignment: What the generator is told.
+        levels: What it is held against.
+        folder: New or empty folder.
+        is_hopeless: Looks at what each second brings, and says when going on would be of no use.
+    """
+    clock = bench.clock
+    files = _prepared(folder, replace(assignment, has_page=bench.page_port is not None))
+    files.environment.write_text(json.dumps(dict(bench.environment), indent=2) + "\n")
+    run = _Run(bench, assignment, levels, files)
+    step = f"load test {assignment.name}"
+    began_s = clock.now_s()
+    yield Outcome(step, Status.STARTED, f"{assignment.words} on '{assignment.model}'")
     try:
         # Closed before the records are read: leaving early must have ended the child by then.
-        with closing(run.watch(endpoint)) as events:
+        with EngineWatch(bench.ask, files.samples), closing(run.watch()) as events:
             for event in events:
                 progress = run.take(event)
                 if progress is not None:
                     message, facts = progress
                     yield Outcome(step, Status.PROGRESS, message, clock.now_s() - began_s, facts)
+                    if is_hopeless(facts):
+                        files.end.touch(mode=0o600)
     except KeyboardInterrupt:
         run.is_interrupted = True
     except GeneratorExit:
@@ -75,7 +158,7 @@ def run_loadtest(endpoint: Endpoint, scenario: Scenario, service_levels: Service
         run.broken = run.broken or f"the load generator did not finish: {error.message}"
     summary = run.conclude()
     message = f"{summary.requests} requests, {summary.requests - summary.succeeded} failed, {summary.output_tokens_per_s:.1f} tokens/s"
-    yield Outcome(step, Status.DONE, message, clock.now_s() - began_s, {**summary.as_dict(), "report": str(files.report)})
+    yield Outcome(step, Status.DONE, message, clock.now_s() - began_s, run.told)
 
 
 def verdict(summary: Mapping[str, Any]) -> None:
@@ -104,8 +187,9 @@ def verdict(summary: Mapping[str, Any]) -> None:
 class _Run:
     """A run under way: what its events have said so far."""
 
+    bench: Bench
     assignment: Assignment
-    levels: ServiceLevels
+    levels: tuple[Level, ...]
     files: Folder
     planned: Window | None = None
     lag_p99_ms: float | None = None
@@ -113,13 +197,14 @@ class _Run:
     is_complete: bool = False
     is_interrupted: bool = False
     broken: str = ""
+    told: dict[str, Any] = field(default_factory=dict)
 
-    def watch(self, endpoint: Endpoint) -> Generator[dict[str, Any], None, None]:
+    def watch(self) -> Generator[dict[str, Any], None, None]:
         """Start the child and pass its events on."""
-        work = self.assignment
-        command = locust.command_for(_USER_FILE, users=work.concurrency)
-        env = {FOLDER_VARIABLE: str(self.files.path), TOKEN_VARIABLE: endpoint.token.reveal()}
-        timeout_s = work.warm_up_s + work.duration_s + work.timeout_s + _GRACE_S
+        work, tokens = self.assignment, {"": self.bench.endpoint.token, **self.bench.tenants}
+        command = locust.command_for(USER_FILE, users=work.users, processes=work.processes, page_port=self.bench.page_port)
+        env = {FOLDER_VARIABLE: str(self.files.path), TOKENS_VARIABLE: json.dumps({name: token.reveal() for name, token in tokens.items()})}
+        timeout_s = _LONGEST_S if work.requests else work.warm_up_s + work.duration_s + work.timeout_s + _GRACE_S
         return locust.watch(command, cwd=self.files.path, env=env, timeout_s=timeout_s)
 
     def take(self, event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -128,7 +213,8 @@ class _Run:
             case "spawned":
                 self.has_spawned = True
             case "measuring":
-                self.planned = Window(event["start_ns"], event["end_ns"])
+                end_ns = event["end_ns"] or event["start_ns"] + round(_LONGEST_S * 1e9)
+                self.planned = Window(event["start_ns"], end_ns)
             case "failed":
                 self.broken = str(event["reason"])
             case "ended":
@@ -136,47 +222,87 @@ class _Run:
                 self.lag_p99_ms = event["generator_lag_p99_ms"]
             case "progress":
                 self.lag_p99_ms = event["generator_lag_p99_ms"]
-                facts = {key: event[key] for key in ("phase", "elapsed_s", "requests", "failures", "tokens_per_s")}
-                failures = f", {facts['failures']} failed" if facts["failures"] else ""
-                return f"{facts['phase']}: {facts['requests']} requests{failures}, {facts['tokens_per_s']:g} tokens/s", facts
+                facts = {key: value for key, value in event.items() if key != "event"}
+                return _progress(facts), facts
         return None
 
     def conclude(self) -> Summary:
-        """Read the records, judge them, and write summary and report."""
-        records = read_records(self.files.records)
+        """Read the records, judge them, and write all results."""
+        records = read_records(*self.files.spools)
         window = self.planned
         if not self.is_complete:
             if not self.is_interrupted:
                 self.broken = self.broken or "the load generator was stopped before the end"
             last_ns = max((record.end_ns for record in records), default=0)
             window = Window(window.start_ns, max(window.start_ns, min(window.end_ns, last_ns))) if window else None
-        conditions = Conditions(self.assignment.name, self.assignment.model, self.assignment.concurrency, self.lag_p99_ms, self.is_interrupted, self.broken)
+        elif window is not None and self.assignment.requests:
+            # The run is over when the last of them is, not when the generator's processes have told each other.
+            last_ns = max((record.end_ns for record in records if window.holds(record.moment_ns)), default=window.end_ns)
+            window = Window(window.start_ns, min(window.end_ns, last_ns + 1))
+        work = self.assignment
+        conditions = Conditions(
+            work.name,
+            work.model,
+            work.users,
+            work.words,
+            work.due_within(window.duration_s) if window and work.is_open else None,
+            self.lag_p99_ms,
+            work.processes,
+            work.seed,
+            self.is_interrupted,
+            self.broken,
+        )
         summary = summary_for(records, window, self.levels, conditions)
-        self.files.summary.write_text(json.dumps(summary.as_dict(), indent=2) + "\n")
-        self.files.report.write_text(report_for(summary))
+        samples = read_samples(self.files.samples)
+        found = bottleneck_of(summary, samples, window)
+        told = {**summary.as_dict(), "bottleneck": found.as_dict() if found else None}
+        self.told = {**told, "report": str(self.files.page if self.bench.with_page else self.files.report)}
+        material = Material(told, records, window, self.bench.environment, tuple(samples))
+        write_results(self.files, summary, material, with_page=self.bench.with_page)
         return summary
 
 
-def _preflight(endpoint: Endpoint, assignment: Assignment, clock: Clock) -> Iterator[Outcome]:
-    """One request like those to come, so that a refusal is one sentence and not a thousand failures."""
-    from kivactl.tools.http import open_client
+def _progress(facts: Mapping[str, Any]) -> str:
+    """How it goes, in one line."""
+    parts = [f"{facts['requests']} requests"]
+    if facts["failures"]:
+        parts.append(f"{facts['failures']} failed")
+    parts += [f"{facts['under_way']} under way", f"{facts['tokens_per_s']:g} tokens/s"]
+    if facts["ttft_p95_ms"] is not None:
+        parts.append(f"TTFT {facts['ttft_p50_ms']:.0f}/{facts['ttft_p95_ms']:.0f} ms")
+    if facts["itl_p95_ms"] is not None:
+        parts.append(f"ITL {facts['itl_p50_ms']:.0f}/{facts['itl_p95_ms']:.0f} ms (p50/p95)")
+    if facts["generator_lag_p99_ms"] is not None:
+        parts.append(f"lag {facts['generator_lag_p99_ms']:.1f} ms")
+    return f"{facts['phase']}: {', '.join(parts)}"
 
-    began_s = clock.now_s()
-    yield Outcome(PREFLIGHT, Status.STARTED, endpoint.url)
-    with open_client(endpoint, timeout_s=assignment.timeout_s) as client:
-        served = client.models()
-        if endpoint.model not in served:
-            raise UsageError(f"{endpoint.url} serves no model named '{endpoint.model}'", f"it serves: {', '.join(served)}" if served else "kivactl deploy")
-        answer = client.chat(assignment.prompt(-1), max_tokens=assignment.max_tokens, temperature=assignment.temperature)
-        for _ in answer:
-            pass
-    yield Outcome(PREFLIGHT, Status.DONE, f"'{endpoint.model}' answers", clock.now_s() - began_s)
+
+def _texts(assignment: Assignment) -> list[str]:
+    text, source = Text(assignment.seed), Prompts(assignment).source(-2)
+    return [text.words(count, source) for count in (_FEW_WORDS, _MANY_WORDS)]
+
+
+def _counted(client: GatewayClient, text: str) -> int | None:
+    """How many tokens a prompt is; None where that is not told, as by an engine for which it is too long."""
+    try:
+        return client.prompt_tokens(text)
+    except KivaError:
+        return None  # what stands in the way of all requests, the first real one tells
+
+
+def _calibrated(assignment: Assignment, counted: list[int | None]) -> Assignment:
+    """With the length of words as the engine counts; it has the tokenizer, the generator needs none."""
+    few, many = counted
+    if few is None or many is None or many <= few:
+        return assignment
+    per_word = (many - few) / (_MANY_WORDS - _FEW_WORDS)
+    return replace(assignment, tokens_per_word=per_word, overhead_tokens=max(0, round(few - _FEW_WORDS * per_word)))
 
 
 def _prepared(folder: Path, assignment: Assignment) -> Folder:
     folder = folder.absolute()
     files = Folder(folder)
-    if files.records.exists():
+    if files.spools or files.packed.exists():
         raise UsageError(f"{folder} holds the records of another load test", "choose another folder")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     files.scenario.write_text(assignment.to_json() + "\n")
@@ -190,4 +316,4 @@ def _missed(level: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{value * 100:.2f} %" if name.endswith("_ratio") else f"{value * 1e3:.0f} ms"
+    return f"{value * 1e3:.0f} ms" if Level(name, value).is_time else f"{value * 100:.2f} %"

@@ -1,41 +1,149 @@
-"""`loadtest` against the platform of a spec: its endpoint, a token of its first tenant, its service levels."""
+"""`loadtest` against the platform of a spec (its endpoint, tokens of its tenants, its service levels) or against any other endpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+from kivactl.errors import UsageError
 from kivactl.flows.deployment import Deployment, endpoint_for
-from kivactl.flows.loadtest import run_loadtest
+from kivactl.flows.engine_watch import asking
+from kivactl.flows.loadtest import Bench, run_loadtest
+from kivactl.flows.search import run_search
+from kivactl.flows.surroundings import machinery, surroundings_of
 from kivactl.journal import run_name
-from kivactl.loadtest.scenario import load_scenario
+from kivactl.loadtest.catalogue import Changes, load_scenario
+from kivactl.loadtest.scenario import Scenario, assignment_for
 from kivactl.plan import Outcome
+from kivactl.spec.platform import ServiceLevels
+from kivactl.stack.endpoint import Endpoint
+from kivactl.stack.secret import Secret
+from kivactl.tools.clock import Clock
+
+_NAME = "kivactl-loadtest"
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """An endpoint that no spec describes.
+
+    Attributes:
+        url: Base URL that ends in `/v1`.
+        model: What is asked.
+        ca: PEM file with the authority to trust; None for the system's.
+        token_file: Holds the bearer token; None where none is asked for.
+        tenant_tokens: `NAME=FILE` for tenants that a scenario names.
+    """
+
+    url: str
+    model: str | None
+    ca: Path | None
+    token_file: Path | None
+    tenant_tokens: tuple[str, ...] = ()
 
 
 def measure(
-    deployment: Deployment,
-    scenario: str,
-    *,
-    duration: str | None = None,
-    concurrency: int | None = None,
-    max_tokens: int | None = None,
-    folder: Path | None = None,
-) -> Iterator[Outcome]:
-    """Load the platform; the last outcome's data is the summary.
+    platform: Deployment | Foreign | None, scenario: str, changes: Changes | None = None, *, folder: Path | None = None, page_port: int | None = None,
+    model: str | None = None,
+) -> Iterator[Outcome]:  # fmt: skip
+    """Load an endpoint; the last outcome's data is the summary.
 
     Args:
-        deployment: The platform.
+        platform: Whom.
         scenario: Name of a scenario, or a file.
-        duration: Instead of the scenario's, with unit.
-        concurrency: Users, instead of the scenario's.
-        max_tokens: Tokens per answer, instead of the scenario's.
+        changes: What is said instead of the scenario.
         folder: For records and report; a new one in the state folder when absent.
+        page_port: Where Locust's own page is served meanwhile.
+        model: What is asked, instead of the platform's first model.
 
     Raises:
         KivaError: As `load_scenario` and `run_loadtest`.
     """
-    chosen = load_scenario(scenario, duration=duration, concurrency=concurrency, max_tokens=max_tokens)
-    endpoint = endpoint_for(deployment.platform, deployment.layout, lifetime=timedelta(days=1), name="kivactl-loadtest")
-    where = folder or deployment.layout.state / "loadtests" / run_name(chosen.name)
-    yield from run_loadtest(endpoint, chosen, deployment.platform.service_levels, where, deployment.clock)
+    chosen = load_scenario(scenario, changes or Changes())
+    assert platform is not None
+    if isinstance(platform, Foreign):
+        bench, below = _foreign(platform), Path(".kiva", "loadtests")
+        chosen = chosen.spread_over(list(bench.tenants))
+    else:
+        chosen = chosen.spread_over([tenant.name for tenant in platform.platform.gateway.tenants])
+        bench, below = _own(platform, chosen, model), platform.layout.loadtests
+    run = run_search if chosen.capacity or chosen.sweep else run_loadtest
+    yield from run(replace(bench, page_port=page_port), chosen, folder or below / run_name(chosen.name))
+
+
+def plan_measure(scenario: str, changes: Changes) -> dict[str, Any]:
+    """What a load test would send, JSON-ready: its load, and how many requests that are."""
+    chosen = load_scenario(scenario, changes)
+    work = assignment_for(chosen, Endpoint("http://127.0.0.1/v1", Secret(""), None, ""))
+    due = work.due_within(work.duration_s) if work.is_open else None
+    searching = "capacity" if chosen.capacity else "sweep" if chosen.sweep else ""
+    return {
+        "scenario": work.name,
+        "load": work.words,
+        "warm_up_s": work.warm_up_s,
+        "duration_s": None if work.requests and not work.is_open else work.duration_s,
+        "requests": work.requests or due,
+        "search": searching,
+        "kinds": [
+            {
+                "name": kind.name,
+                "share": kind.share,
+                "tenant": kind.tenant,
+                "prompt_tokens": kind.prompt.mean if kind.prompt else None,
+                "output_tokens": kind.output.longest,
+            }
+            for kind in work.kinds
+        ],
+    }
+
+
+def _own(deployment: Deployment, scenario: Scenario, model: str | None) -> Bench:
+    """The platform of a spec."""
+    platform = deployment.platform
+    known = [served.name for served in platform.models] + [alias.name for alias in platform.aliases]
+    if model is not None and model not in known:
+        raise UsageError(f"the platform has no model named '{model}'", f"it has: {', '.join(known)}")
+    lifetime = timedelta(days=1)
+    endpoint = endpoint_for(deployment, lifetime=lifetime, name=_NAME)
+    endpoint = replace(endpoint, model=model or endpoint.model)
+    tenants = {tenant.name for tenant in platform.gateway.tenants}
+    unknown = next((tenant for tenant in scenario.named_tenants if tenant not in tenants), None)
+    if unknown is not None:
+        raise UsageError(
+            f"the load test '{scenario.name}' names the tenant '{unknown}', which the platform does not have", f"it has: {', '.join(sorted(tenants))}"
+        )
+    tokens = {tenant: endpoint_for(deployment, tenant=tenant, lifetime=lifetime, name=_NAME).token for tenant in scenario.named_tenants}
+    models = [part.model or endpoint.model for part in scenario.mix] or [endpoint.model]
+    surroundings = surroundings_of(deployment, deployment.loaded.digest)
+    return Bench(endpoint, platform.service_levels, deployment.clock, tokens, asking(deployment, models), surroundings)
+
+
+def _foreign(foreign: Foreign) -> Bench:
+    """Any other endpoint: what is promised is the scenario's, or what specs promise by default."""
+    if foreign.model is None:
+        raise UsageError("an endpoint that no kiva.yaml describes needs the name of a model", "--model NAME")
+    if not foreign.url.startswith(("http://", "https://")):
+        raise UsageError(f"'{foreign.url}' is no URL", "--url https://HOST:PORT/v1")
+    token = _secret(foreign.token_file) if foreign.token_file else Secret("none")
+    tokens = {}
+    for given in foreign.tenant_tokens:
+        name, sign, file = given.partition("=")
+        if not sign:
+            raise UsageError(f"'{given}' is no tenant with a file", "--tenant-token NAME=FILE")
+        tokens[name] = _secret(Path(file))
+    return Bench(Endpoint(foreign.url.rstrip("/"), token, foreign.ca, foreign.model), ServiceLevels(), Clock(), tokens, environment=machinery())
+
+
+def _secret(file: Path) -> Secret:
+    try:
+        text = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the token in {file} cannot be read: {error.strerror if isinstance(error, OSError) else 'it is no text'}", "--token-file FILE"
+        ) from None
+    if not text or any(character.isspace() for character in text):
+        raise UsageError(f"{file} does not hold a token, which is one word", "--token-file FILE")
+    return Secret(text)

@@ -39,7 +39,7 @@ def answer(deployment: Deployment, prompt: str, max_tokens: int) -> Iterator[Out
     """
     from kivactl.tools.http import open_client
 
-    endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5))
+    endpoint = endpoint_for(deployment, tenant=OPERATOR, lifetime=timedelta(minutes=5))
     started_s = deployment.clock.now_s()
     yield Outcome("answer", Status.STARTED, f"asking {endpoint.model}")
     with open_client(endpoint) as client:

@@ -61,6 +61,12 @@ def read_rendered(folder: Path) -> Rendered | None:
         raise UsageError(f"{index} is damaged", f"git checkout {index}, or render into an empty folder") from None
 
 
+def edited(folder: Path, rendered: Rendered) -> list[str]:
+    """The files of kivactl's that are not as it wrote them, or not there any more; by path."""
+    texts = ((path, _read(folder / path)) for path in rendered.files)
+    return sorted(path for path, text in texts if text is None or hash_of(text) != rendered.files[path])
+
+
 def hash_of(text: str) -> str:
     """Of a file's content."""
     return hashlib.sha256(text.encode()).hexdigest()

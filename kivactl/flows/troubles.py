@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shutil
@@ -12,21 +11,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 
-from kivactl.errors import NotReadyError, PreconditionError, UsageError
+from kivactl.errors import NotReadyError, PreconditionError
+from kivactl.flows import faults, pod_troubles
 from kivactl.flows.deployment import Deployment
+from kivactl.flows.diagnosis import Cause, Diagnosis, said_in
 from kivactl.plan import Outcome, Status
 from kivactl.stack.engine import parse_failure
 from kivactl.stack.layout import Layout
 from kivactl.targets.local import REAPER
+from kivactl.targets.processes import known_replica
 from kivactl.targets.release import read_release
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools import gpu, kernel, leftovers
 from kivactl.tools.gpu import Condition, Remedy
 from kivactl.tools.kernel import Kill
-from kivactl.tools.supervisor import ProcessState, Supervisor
+from kivactl.tools.supervisor import Supervisor
 
 _TAIL_BYTES = 512 * 2**10
 _GONE_WITHIN_S = 10.0
@@ -36,44 +37,6 @@ _LEADER_FOLLOWS_S = 60.0
 _EVENT = re.compile(r"^(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(?P<ms>\d{3}) \w+ (?P<what>.*)$")
 _SPAWNED = re.compile(r"spawned: '(?P<name>[^']+)' with pid (?P<pid>\d+)")
 _EXITED = re.compile(r"exited: (?P<name>\S+) \((?P<how>.*)\)")
-
-
-class Cause(StrEnum):
-    """What ended a replica."""
-
-    NONE = "nothing ended it"
-    KERNEL = "killed by the kernel for want of memory"
-    KILLED = "killed, by whom cannot be seen"
-    STALLED = "ended because it generated nothing any more"
-    CACHE_TOO_LARGE = "the memory for its KV cache was refused"
-    CACHE_TOO_SMALL = "its KV cache is too small for its longest request"
-    MEMORY_TAKEN = "others hold the memory that it wants"
-    GPU_FULL = "the GPU's memory did not suffice"
-    SHARED_MEMORY = "the shared memory is full"
-    OTHER = "it ended for another reason"
-
-
-_ADVICE = {
-    Cause.NONE: "nothing to do",
-    Cause.KERNEL: "a smaller `kv_cache`, a shorter `max_length` or fewer `replicas` in kiva.yaml, or more memory; then kivactl deploy",
-    Cause.KILLED: "see who did: journalctl -k, auditd, the control group's memory.events",
-    Cause.STALLED: "see what it did last: kivactl logs; a driver, a full GPU or a bug of the engine",
-    Cause.CACHE_TOO_LARGE: "a smaller `kv_cache` or fewer `replicas` in kiva.yaml; then kivactl deploy",
-    Cause.CACHE_TOO_SMALL: "a larger `kv_cache` or a shorter `max_length` in kiva.yaml; then kivactl deploy",
-    Cause.MEMORY_TAKEN: "end what else uses the memory (nvidia-smi, top), or a smaller `kv_cache` in kiva.yaml; then kivactl deploy",
-    Cause.GPU_FULL: "a smaller `kv_cache` or `concurrency` in kiva.yaml; then kivactl deploy",
-    Cause.SHARED_MEMORY: "mount -o remount,size=2G /dev/shm (in a container: --shm-size 2g)",
-    Cause.OTHER: "kivactl logs",
-}
-
-_SAID = (
-    (Cause.CACHE_TOO_SMALL, re.compile(r"No available memory for the cache blocks|larger than the available KV cache")),
-    (Cause.MEMORY_TAKEN, re.compile(r"is less than desired (GPU|CPU) memory utilization")),
-    (Cause.GPU_FULL, re.compile(r"CUDA out of memory|OutOfMemoryError")),
-    (Cause.SHARED_MEMORY, re.compile(r"Bus error|No space left on device: '/dev/shm|unable to (mmap|open|resize) .*shm|insufficient shared memory")),
-    (Cause.CACHE_TOO_LARGE, re.compile(r"DefaultCPUAllocator: .*can't allocate memory|Cannot allocate memory|\bMemoryError\b|std::bad_alloc")),
-)
-"""Words of vLLM, torch and the C++ library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +53,6 @@ class End:
 
     at_s: float
     how: str
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """What ended a replica.
-
-    Attributes:
-        cause: What.
-        evidence: Lines that say so.
-        advice: What helps.
-    """
-
-    cause: Cause
-    evidence: tuple[str, ...] = ()
-
-    @property
-    def advice(self) -> str:
-        return _ADVICE[self.cause]
 
 
 def parse_starts(text: str, name: str) -> list[Start]:
@@ -143,10 +88,8 @@ def cause_of(
         if kill.pid in pids or (-_LEADER_FOLLOWS_S <= at_s - last.at_s <= 5 and re.match(r"VLLM|python", kill.name)):
             where = "its control group" if kill.in_group else "the machine"
             return Diagnosis(Cause.KERNEL, (f"kernel: killed {kill.name} (pid {kill.pid}), {where} was out of memory", told))
-    for line in reversed(log.splitlines()):
-        for cause, words in _SAID:
-            if words.search(line):
-                return Diagnosis(cause, (f"log: {parse_failure(line)[:300]}", told))
+    if found := said_in(log):
+        return Diagnosis(found[0], (f"log: {parse_failure(found[1])[:300]}", told))
     if "SIGBUS" in last.how:
         return Diagnosis(Cause.SHARED_MEMORY, (told,))
     if "SIGKILL" in last.how:
@@ -169,6 +112,9 @@ def diagnose(deployment: Deployment, replica: str) -> Iterator[Outcome]:
         UsageError: Nothing of that name is deployed.
         PreconditionError: Nothing is deployed.
     """
+    if deployment.platform.target == "kubernetes":
+        yield from pod_troubles.diagnose(deployment, replica)
+        return
     known_replica(deployment.layout, replica)
     yield Outcome(f"engine {replica}", Status.STARTED, "looking at logs, supervisor and kernel")
     layout, lines = deployment.layout, kernel.log()
@@ -191,24 +137,19 @@ def starts_of(layout: Layout, name: str) -> list[Start]:
     return parse_starts(_supervisor_log(layout), name)
 
 
-def process_of(layout: Layout, name: str) -> ProcessState | None:
-    """A process as the supervisor sees it now; None when it does not run it."""
-    return Supervisor(layout.supervisor_socket).states().get(name)
-
-
-def known_replica(layout: Layout, name: str) -> None:
-    """Check that a replica is deployed.
+def uptime_s(deployment: Deployment, replica: str) -> float:
+    """Seconds since a replica's last start; 0 when it does not run. In a cluster since it serves: the pod, or what took its place.
 
     Raises:
-        UsageError: None of that name is; the hint has the nearest.
+        UsageError: Nothing of that name is deployed on this machine.
         PreconditionError: Nothing is deployed.
+        KivaError: The cluster does not answer.
     """
-    names = [replica for replicas in read_release(layout.release).replicas.values() for replica in replicas]
-    if not names:
-        raise PreconditionError("nothing is deployed here", "kivactl deploy")
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        raise UsageError(f"there is no replica named '{name}'", f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(names)}")
+    if deployment.platform.target == "kubernetes":
+        return faults.uptime_s(deployment, replica)
+    known_replica(deployment.layout, replica)
+    process = Supervisor(deployment.layout.supervisor_socket).states().get(replica)
+    return process.uptime_s if process is not None and process.alive else 0.0
 
 
 def gpus_of(layout: Layout, replica: str) -> tuple[int, ...]:
@@ -216,6 +157,18 @@ def gpus_of(layout: Layout, replica: str) -> tuple[int, ...]:
     known_replica(layout, replica)
     visible = read_release(layout.release).processes.get(replica, {}).get("environment", {}).get("CUDA_VISIBLE_DEVICES", "")
     return tuple(int(word) for word in visible.split(",") if word.strip().isdigit())
+
+
+def gpu_count(deployment: Deployment, replica: str) -> int:
+    """How many GPUs a replica computes on.
+
+    Raises:
+        UsageError: There is no such replica.
+        PreconditionError: Nothing is deployed.
+    """
+    if deployment.platform.target == "kubernetes":
+        return pod_troubles.gpu_count(deployment, replica)
+    return len(gpus_of(deployment.layout, replica))
 
 
 def gpu_faults(layout: Layout, replica: str | None, found: Iterable[Condition]) -> list[tuple[Condition, gpu.Fault]]:
@@ -242,6 +195,8 @@ def faults_now(deployment: Deployment, replica: str | None) -> list[str]:
         UsageError: There is no such replica.
         ToolError: The driver does not answer.
     """
+    if deployment.platform.target == "kubernetes" and replica is not None:
+        return pod_troubles.faults_now(deployment, replica)
     return [_told(one, fault) for one, fault in gpu_faults(deployment.layout, replica, gpu.conditions(kernel.log() or ()))]
 
 
@@ -249,20 +204,23 @@ def diagnose_gpus(deployment: Deployment, replica: str) -> Iterator[Outcome]:
     """Look at the GPUs of a replica.
 
     Yields:
-        At last an outcome with `gpus`, `faults` and `remedy` (`none`, `reset`, `reboot`, `exchange`).
+        At last an outcome with `gpus`, `faults`, `remedy` (`none`, `reset`, `reboot`, `exchange`), and in a cluster the `node`.
 
     Raises:
         UsageError: There is no such replica.
         PreconditionError: It computes on the processor.
         ToolError: The driver does not answer.
     """
+    if deployment.platform.target == "kubernetes":
+        yield from pod_troubles.diagnose_gpus(deployment, replica)
+        return
     numbers = gpus_of(deployment.layout, replica)
     if not numbers:
         raise PreconditionError(f"the replica '{replica}' uses no GPU", "kivactl runbook engine-out-of-memory")
-    faults = gpu_faults(deployment.layout, replica, gpu.conditions(kernel.log() or ()))
-    remedy = max((fault.remedy for _, fault in faults), key=lambda one: one.weight, default=Remedy.NONE)
-    lines = [_told(one, fault) for one, fault in faults]
-    facts = {"gpus": ", ".join(map(str, numbers)), "faults": "; ".join(lines) or "none", "remedy": remedy.value}
+    found = gpu_faults(deployment.layout, replica, gpu.conditions(kernel.log() or ()))
+    remedy = max((fault.remedy for _, fault in found), key=lambda one: one.weight, default=Remedy.NONE)
+    lines = [_told(one, fault) for one, fault in found]
+    facts = {"gpus": ", ".join(map(str, numbers)), "faults": "; ".join(lines) or "none", "remedy": remedy.value, "node": ""}
     yield Outcome(f"GPUs of {replica}", Status.DONE, f"{'; '.join(lines) or 'well'}; remedy: {remedy.value}", data=facts)
 
 

@@ -34,7 +34,7 @@ def accepted(deployment: Deployment, tenant: str | None = None) -> bool:
     Raises:
         KivaError: It does not answer.
     """
-    return _accepts(endpoint_for(deployment.platform, deployment.layout, tenant=tenant or OPERATOR, lifetime=_LIVES))
+    return _accepts(endpoint_for(deployment, tenant=tenant or OPERATOR, lifetime=_LIVES))
 
 
 def refused(deployment: Deployment, entries: Iterable[Entry]) -> bool:
@@ -57,7 +57,7 @@ def refused(deployment: Deployment, entries: Iterable[Entry]) -> bool:
     key = signing_key(layout)
     presented = [_signed(deployment, key, entry.tenant, entry.name, entry.id) for entry in there[-_AT_MOST:]]
     presented.append(_signed(deployment, new_key(), OPERATOR, PROBE, secrets.token_hex(8)))
-    endpoint = endpoint_for(deployment.platform, layout, lifetime=_LIVES)
+    endpoint = endpoint_for(deployment, lifetime=_LIVES)
     return not any(_accepts(replace(endpoint, token=token), absent=False) for token in presented)
 
 

@@ -12,6 +12,7 @@ from kivactl.flows.deploy import apply_deploy, plan_deploy
 from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.measure import measure
 from kivactl.flows.provision import apply_provision, plan_provision, provisioned
+from kivactl.loadtest.catalogue import Changes
 from kivactl.plan import Outcome, Plan
 from kivactl.stack.endpoint import Endpoint
 
@@ -34,10 +35,10 @@ def first_answer(deployment: Deployment, question: str) -> str:
 
 def short_load(deployment: Deployment) -> Iterator[Outcome]:
     """A few seconds of load, for a first look."""
-    return measure(deployment, "smoke", duration="8s")
+    return measure(deployment, "smoke", Changes(duration="8s"))
 
 
 def client_for(deployment: Deployment) -> Endpoint:
     """The endpoint with a token for the first tenant's clients."""
     token, _ = tokens.issue(deployment, deployment.platform.gateway.tenants[0].name, name="up", lifetime=timedelta(days=90))
-    return replace(endpoint_for(deployment.platform, deployment.layout), token=token)
+    return replace(endpoint_for(deployment), token=token)

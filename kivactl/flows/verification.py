@@ -61,7 +61,7 @@ def _failed(deployment: Deployment, models: Sequence[str]) -> dict[str, KivaErro
     """Why models did not answer, for those that did not."""
     try:
         # Anew each time: a port that is forwarded leads to one pod, which may be gone by now.
-        endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5))
+        endpoint = endpoint_for(deployment, tenant=OPERATOR, lifetime=timedelta(minutes=5))
     except NotReadyError as error:
         return dict.fromkeys(models, error)
     answers = at_once(lambda model: _answer(replace(endpoint, model=model)), models)

@@ -1,228 +1,344 @@
-"""A client that times a streamed answer: reads what has arrived, never waits for more, and stamps before it parses.
+"""Sends requests and times their answers: all of a process on one thread, no switch of context for a token.
 
-Stock clients fill a buffer before they hand anything on, which turns 49 gaps of 20 ms into 42 of none. One client is one
-user: it keeps one connection and has one request under way. The sockets are the standard library's, so that Locust's
-process may patch them; nothing here knows Locust.
+Each socket is watched by one `epoll`; what is there is read, stamped at once, and only then looked at. A descriptor of its
+own makes the client part of any other loop: watch it, and call `work` when it is readable. Nothing here knows Locust.
 """
 
 from __future__ import annotations
 
-import http.client
-import socket
+import _socket  # not `socket`: Locust replaces that by sockets which switch greenlets at each call
+import errno
+import os
+import select
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from typing import Protocol
 
-from kivactl.loadtest.record import FailureKind, Record
-from kivactl.loadtest.sse import Chunk, EventParser, parse_chunk
+from kivactl.loadtest.answer import Answer, Order, Progress
+from kivactl.loadtest.record import Record
+from kivactl.loadtest.server import Server
 
 _READ_BYTES = 1 << 16
-_TCP_ESTABLISHED = 1
-_AFTER_DONE_S = 1.0
+_AFTER_DONE_NS = 1_000_000_000
 """Once `[DONE]` is there the answer is whole; only the connection's next use depends on the rest."""
+_LONGEST_TURN_NS = 4_000_000
+"""What else runs in the process has its turn after so long, however much there is to read."""
+_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+
+OnEnd = Callable[[Answer, Record], None]
 
 
-@dataclass(slots=True)
-class _Exchange:
-    """What is known of a request so far."""
+class Poller(Protocol):
+    """The part of `select.epoll` that is used."""
 
-    index: int
-    start_ns: int
-    deadline_ns: int
-    sent_ns: int | None = None
-    connect_ns: int = 0
-    token_ns: list[int] = field(default_factory=list)
-    completion_tokens: int | None = None
-    prompt_tokens: int | None = None
-    status: int | None = None
-    finish_reason: str | None = None
-    failure: FailureKind | None = None
-    reason: str = ""
-    is_cut: bool = False
-    is_done: bool = False
-    has_body: bool = False
+    def register(self, fd: int, eventmask: int = ..., /) -> None: ...
+    def modify(self, fd: int, eventmask: int, /) -> None: ...
+    def unregister(self, fd: int, /) -> None: ...
+    def poll(self, timeout: float | None = ..., maxevents: int = ...) -> list[tuple[int, int]]: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
 
-    def fail(self, kind: FailureKind, reason: str) -> None:
-        if self.failure is None:
-            self.failure, self.reason = kind, reason
 
-    def take(self, chunk: Chunk, stamp_ns: int) -> None:
-        if chunk.has_tokens:
-            self.token_ns.append(stamp_ns)
-        if chunk.malformed:
-            self.fail(FailureKind.MALFORMED, "an event of the stream is not the JSON it should be")
-        if chunk.error:
-            self.fail(FailureKind.ERROR_EVENT, chunk.error)
-        self.finish_reason = chunk.finish_reason or self.finish_reason
-        self.completion_tokens = self.completion_tokens if chunk.completion_tokens is None else chunk.completion_tokens
-        self.prompt_tokens = self.prompt_tokens if chunk.prompt_tokens is None else chunk.prompt_tokens
-        self.is_done = self.is_done or chunk.done
+class _Connection:
+    """A socket, with TLS where asked for, and the answer it brings at the moment."""
 
-    def conclude(self, *, inside_event: bool, content_type: str) -> None:
-        """Judge an answer whose body has ended as it should."""
-        if not self.token_ns and self.finish_reason is None and "text/event-stream" not in content_type:
-            self.fail(FailureKind.MALFORMED, f"the answer is no event stream (content-type '{content_type}')")
-        elif self.finish_reason is None:
-            self.fail(FailureKind.NO_FINISH, "the stream ended inside an event" if inside_event else "the stream ended without a finish reason")
-        elif not self.token_ns:
-            self.fail(FailureKind.NO_TOKENS, "the answer has no token")
+    __slots__ = ("address", "answer", "events", "fd", "incoming", "is_open", "on_end", "outgoing", "raw", "tls", "unsent")
 
-    def record(self) -> Record:
-        return Record(
-            index=self.index,
-            start_ns=self.start_ns,
-            end_ns=time.perf_counter_ns(),
-            sent_ns=self.sent_ns,
-            connect_ns=self.connect_ns,
-            token_ns=tuple(self.token_ns),
-            completion_tokens=self.completion_tokens,
-            prompt_tokens=self.prompt_tokens,
-            status=self.status,
-            finish_reason=self.finish_reason,
-            failure=self.failure,
-            reason=self.reason,
-            is_cut=self.is_cut,
-            has_body=self.has_body,
-        )
+    def __init__(self, server: Server, address: int) -> None:
+        family, where = server.addresses[address]
+        self.address = address
+        self.raw = _socket.socket(family, _socket.SOCK_STREAM)
+        self.raw.setblocking(False)
+        self.raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        self.fd = self.raw.fileno()
+        self.is_open = False
+        self.events = 0
+        self.unsent: memoryview | bytes = b""
+        self.answer: Answer | None = None
+        self.on_end: OnEnd | None = None
+        self.tls: ssl.SSLObject | None = None
+        if server.context is not None:
+            self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self.tls = server.context.wrap_bio(self.incoming, self.outgoing, server_hostname=server.host)
+        status = self.raw.connect_ex(where)
+        if status not in (0, errno.EINPROGRESS):
+            self.raw.close()
+            raise OSError(status, os.strerror(status))
 
 
 class Client:
-    """One user's connection to a chat endpoint.
+    """Has any number of requests under way.
 
     Args:
-        url: Base URL that ends in `/v1`.
-        token: Bearer token.
-        ca: PEM file with the authority to trust; None for the system's.
-        timeout_s: Seconds for a whole request.
-        context: Shared by many clients, since reading authorities takes milliseconds; made from `ca` when absent.
+        server: Where they go.
+        poller: A fresh `epoll`; Locust's process has hidden it from `select`.
     """
 
-    def __init__(self, url: str, token: str, ca: str | None, timeout_s: float, context: ssl.SSLContext | None = None) -> None:
-        parts = urlsplit(url)
-        self._host = parts.hostname or ""
-        self._port = parts.port
-        self._path = f"{parts.path}/chat/completions"
-        self._context = (context or ssl.create_default_context(cafile=ca)) if parts.scheme == "https" else None
-        self._headers = {"content-type": "application/json", "accept": "text/event-stream", "authorization": f"Bearer {token}"}
-        self._timeout_ns = round(timeout_s * 1e9)
-        self._connection: http.client.HTTPConnection | None = None
-        self._socket: socket.socket | None = None
+    def __init__(self, server: Server, poller: Poller | None = None) -> None:
+        self._server = server
+        self._poller = poller or select.epoll()
+        self._connections: dict[int, _Connection] = {}
+        self._idle: list[_Connection] = []  # the last used comes first: the fewer are kept busy, the fewer grow stale
+        self.under_way = 0
+        self.token_events = 0
 
-    def ask(self, index: int, body: bytes, *, on_token: Callable[[], None] = lambda: None, on_end: Callable[[Record], None] = lambda _: None) -> Record:
-        """Send one request and read its answer to the end.
+    def fileno(self) -> int:
+        """Readable when there is work."""
+        return self._poller.fileno()
+
+    def send(self, order: Order, on_end: OnEnd) -> Answer:
+        """Begin a request.
 
         Args:
-            index: Number of the request, for its record.
-            body: The encoded request.
-            on_token: Called at each token event.
-            on_end: Called with the record, also when the request is cut short by an exception that ends the user.
+            order: The request.
+            on_end: Called once, with the answer and its record, when it is complete, failed or cut; maybe at once.
         """
-        start_ns = time.perf_counter_ns()
-        exchange = _Exchange(index, start_ns, start_ns + self._timeout_ns)
-        try:
-            self._exchange(exchange, body, on_token)
-        except TimeoutError:
-            exchange.fail(FailureKind.TIMEOUT, f"no whole answer within {self._timeout_ns / 1e9:g} s")
-        except http.client.IncompleteRead:
-            exchange.fail(FailureKind.TRUNCATED, "the connection ended inside the answer")
-        except OSError as error:
-            # RemoteDisconnected is one of these, too.
-            kind = FailureKind.TRUNCATED if exchange.has_body else FailureKind.CONNECTION
-            exchange.fail(kind, f"the connection ended: {error}" if exchange.sent_ns else f"no connection: {error}")
-        except http.client.HTTPException as error:
-            exchange.fail(FailureKind.MALFORMED, f"the answer is not HTTP: {type(error).__name__}")
-        except BaseException:
-            exchange.is_cut = True
-            raise
-        finally:
-            if exchange.failure is not None or exchange.is_cut:
-                self.close()
-            record = exchange.record()
-            on_end(record)
-        return record
+        answer = Answer(order, time.perf_counter_ns())
+        self.under_way += 1
+        connection = self._take_idle()
+        if connection is None:
+            self._connect(answer, on_end, 0)
+        else:
+            connection.answer, connection.on_end = answer, on_end
+            self._begin(connection)
+        return answer
+
+    def work(self) -> None:
+        """Read what is there; returns when nothing is, or others must have their turn."""
+        until_ns = time.perf_counter_ns() + _LONGEST_TURN_NS
+        while ready := self._poller.poll(0, 256):
+            for fd, events in ready:
+                connection = self._connections.get(fd)
+                if connection is not None:
+                    if events & ~_OUT:  # also when it is broken: reading says how
+                        self._read(connection)
+                    if events & _OUT and connection.fd in self._connections:
+                        self._write(connection)
+            if time.perf_counter_ns() > until_ns:
+                break
+
+    def expire(self) -> None:
+        """Give up what is past its time; to be called some ten times a second."""
+        now_ns = time.perf_counter_ns()
+        for connection in list(self._connections.values()):
+            answer = connection.answer
+            if answer is None or answer.deadline_ns > now_ns:
+                continue
+            if answer.is_done:
+                answer.connection_ended(now_ns)
+            else:
+                answer.timed_out()
+            self._finish(connection, reusable=False)
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Work alone, without any other loop, until something is so."""
+        while not until():
+            if select.select([self.fileno()], [], [], 0.02)[0]:
+                self.work()
+            self.expire()
+
+    def cut(self) -> None:
+        """End at once; what is under way becomes neither success nor failure."""
+        for connection in list(self._connections.values()):
+            if connection.answer is not None:
+                connection.answer.is_cut = True
+                self._finish(connection, reusable=False)
+            else:
+                self._close(connection)
 
     def close(self) -> None:
-        """Close the connection; the next request opens another."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._socket = None
+        """End, and close the poller."""
+        self.cut()
+        self._poller.close()
 
-    def _exchange(self, exchange: _Exchange, body: bytes, on_token: Callable[[], None]) -> None:
-        connection, stream = self._connected(exchange)
-        exchange.sent_ns = time.perf_counter_ns()
-        connection.request("POST", self._path, body=body, headers=self._headers)
-        with connection.getresponse() as response:
-            exchange.status = response.status
-            if not 200 <= response.status < 300:
-                exchange.fail(FailureKind.STATUS, f"status {response.status}: {_refusal_text(response.read(_READ_BYTES))}")
-                return
-            self._read(exchange, response, stream, on_token)
-            if response.will_close or exchange.failure is not None:
-                self.close()
-
-    def _read(self, exchange: _Exchange, response: http.client.HTTPResponse, stream: socket.socket, on_token: Callable[[], None]) -> None:
-        parser = EventParser()
-        while True:
+    def _take_idle(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if self._connections.get(connection.fd) is not connection:
+                continue
             try:
-                self._allow(stream, exchange.deadline_ns)
-                received = response.read1(_READ_BYTES)
-            except (OSError, http.client.HTTPException):
-                if not exchange.is_done:
-                    raise
-                self.close()
-                break
-            stamp_ns = time.perf_counter_ns()
-            if not received:
-                break
-            exchange.has_body = True
-            for data in parser.feed(received):
-                chunk = parse_chunk(data)
-                exchange.take(chunk, stamp_ns)
-                if chunk.has_tokens:
-                    on_token()
-                if chunk.done:
-                    exchange.deadline_ns = min(exchange.deadline_ns, stamp_ns + round(_AFTER_DONE_S * 1e9))
-        if response.length and not exchange.is_done:  # what a body of declared length still lacks
-            exchange.fail(FailureKind.TRUNCATED, "the connection ended inside the answer")
-        exchange.conclude(inside_event=parser.is_inside_event, content_type=response.headers.get("content-type", ""))
+                connection.raw.recv(1, _socket.MSG_PEEK)
+            except BlockingIOError:
+                return connection
+            except OSError:
+                pass
+            self._close(connection)  # ended by the other side, or it speaks unasked
+        return None
 
-    def _connected(self, exchange: _Exchange) -> tuple[http.client.HTTPConnection, socket.socket]:
-        if self._connection is not None and self._socket is not None and not _is_stale(self._socket):
-            self._allow(self._socket, exchange.deadline_ns)
-            return self._connection, self._socket
-        self.close()
-        timeout_s = self._timeout_ns / 1e9
-        if self._context is None:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+    def _connect(self, answer: Answer, on_end: OnEnd, address: int) -> None:
+        try:
+            connection = _Connection(self._server, address)
+        except OSError as error:
+            self._end_without(answer, on_end, error)
+            return
+        connection.answer, connection.on_end = answer, on_end
+        self._connections[connection.fd] = connection
+        connection.events = _IN | _OUT
+        self._poller.register(connection.fd, connection.events)
+
+    def _end_without(self, answer: Answer, on_end: OnEnd, error: OSError) -> None:
+        answer.connection_ended(time.perf_counter_ns(), _words(error))
+        self.under_way -= 1
+        on_end(answer, answer.record(time.perf_counter_ns()))
+
+    def _begin(self, connection: _Connection) -> None:
+        """Send the request on an open connection."""
+        answer = connection.answer
+        assert answer is not None
+        answer.sent_ns = time.perf_counter_ns()
+        if connection.tls is None:
+            connection.unsent = memoryview(answer.order.request)
         else:
-            connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._context)
-        connection.connect()
-        assert connection.sock is not None
-        # Kept apart: after `Connection: close` the library forgets it while the answer is still being read.
-        self._connection, self._socket = connection, connection.sock
-        exchange.connect_ns = time.perf_counter_ns() - exchange.start_ns
-        self._allow(self._socket, exchange.deadline_ns)
-        return self._connection, self._socket
+            connection.tls.write(answer.order.request)
+        self._flush(connection)
 
-    @staticmethod
-    def _allow(stream: socket.socket, deadline_ns: int) -> None:
-        remaining_ns = deadline_ns - time.perf_counter_ns()
-        if remaining_ns <= 0:
-            raise TimeoutError
-        stream.settimeout(remaining_ns / 1e9)
+    def _flush(self, connection: _Connection) -> None:
+        """Send what waits to be sent, as far as the kernel takes it."""
+        try:
+            while True:
+                if connection.tls is not None and not connection.unsent:
+                    connection.unsent = memoryview(connection.outgoing.read())
+                if not connection.unsent:
+                    break
+                sent = connection.raw.send(connection.unsent)
+                connection.unsent = connection.unsent[sent:]
+        except BlockingIOError:
+            self._await(connection, _IN | _OUT)
+            return
+        except OSError as error:
+            self._broken(connection, error)
+            return
+        if connection.events != _IN and connection.is_open:
+            self._await(connection, _IN)
+
+    def _await(self, connection: _Connection, events: int) -> None:
+        if connection.events != events:
+            connection.events = events
+            self._poller.modify(connection.fd, events)
+
+    def _write(self, connection: _Connection) -> None:
+        if connection.is_open:
+            self._flush(connection)
+            return
+        status = connection.raw.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if status:
+            self._broken(connection, OSError(status, os.strerror(status)))
+        elif connection.tls is None:
+            self._opened(connection)
+        else:
+            self._await(connection, _IN)
+            self._shake_hands(connection)
+
+    def _shake_hands(self, connection: _Connection) -> None:
+        assert connection.tls is not None
+        try:
+            connection.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush(connection)
+            return
+        except OSError as error:
+            self._flush(connection)  # the alert that says why
+            if connection.fd in self._connections:
+                self._broken(connection, error)
+            return
+        self._opened(connection)
+
+    def _opened(self, connection: _Connection) -> None:
+        answer = connection.answer
+        assert answer is not None
+        connection.is_open = True
+        answer.connect_ns = time.perf_counter_ns() - answer.start_ns
+        self._begin(connection)
+
+    def _read(self, connection: _Connection) -> None:
+        try:
+            received = connection.raw.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._broken(connection, error)
+            return
+        stamp_ns = time.perf_counter_ns()
+        if connection.tls is not None:
+            plain = self._decrypted(connection, received)
+            if plain is None:
+                return
+            received, is_end = plain
+        else:
+            is_end = not received
+        answer = connection.answer
+        if answer is None:
+            self._close(connection)
+            return
+        if received:
+            before = len(answer.token_ns)
+            progress = answer.feed(received, stamp_ns)
+            self.token_events += len(answer.token_ns) - before
+            if progress is Progress.ENDED:
+                self._finish(connection, reusable=answer.can_keep_connection and not is_end)
+                return
+            if progress is Progress.DONE_SAID:
+                answer.deadline_ns = min(answer.deadline_ns, stamp_ns + _AFTER_DONE_NS)
+        if is_end:
+            answer.connection_ended(stamp_ns)
+            self._finish(connection, reusable=False)
+
+    def _decrypted(self, connection: _Connection, received: bytes) -> tuple[bytes, bool] | None:
+        """What was meant, and whether it was the last; None when there is nothing to look at."""
+        assert connection.tls is not None
+        if received:
+            connection.incoming.write(received)
+        else:
+            connection.incoming.write_eof()
+        if not connection.is_open:
+            self._shake_hands(connection)
+            if not (connection.is_open and connection.incoming.pending):
+                return None
+        pieces, is_end = [], False
+        try:
+            while piece := connection.tls.read(_READ_BYTES):
+                pieces.append(piece)
+            is_end = True
+        except ssl.SSLWantReadError:
+            is_end = not received
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            is_end = True
+        except OSError as error:
+            self._broken(connection, error)
+            return None
+        return (b"".join(pieces), is_end) if pieces or is_end else None
+
+    def _broken(self, connection: _Connection, error: OSError) -> None:
+        answer, on_end = connection.answer, connection.on_end
+        if answer is None or on_end is None:
+            self._close(connection)
+            return
+        is_refused = not connection.is_open and not isinstance(error, ssl.SSLError)
+        if is_refused and connection.address + 1 < len(self._server.addresses):
+            self._close(connection)
+            self._connect(answer, on_end, connection.address + 1)
+            return
+        answer.connection_ended(time.perf_counter_ns(), _words(error))
+        self._finish(connection, reusable=False)
+
+    def _finish(self, connection: _Connection, *, reusable: bool) -> None:
+        answer, on_end = connection.answer, connection.on_end
+        assert answer is not None
+        assert on_end is not None
+        connection.answer = connection.on_end = None
+        self.under_way -= 1
+        if reusable and not connection.unsent:
+            self._idle.append(connection)
+        else:
+            self._close(connection)
+        on_end(answer, answer.record(time.perf_counter_ns()))
+
+    def _close(self, connection: _Connection) -> None:
+        if self._connections.pop(connection.fd, None) is not None:
+            self._poller.unregister(connection.fd)
+            connection.raw.close()
 
 
-def _is_stale(stream: socket.socket) -> bool:
-    """Whether the other side has closed an idle connection.
-
-    Asked of the kernel: the `poll` that Locust patches in need not look at once, and `select` fails from descriptor 1024 on.
-    """
-    state: int = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    return state != _TCP_ESTABLISHED
-
-
-def _refusal_text(body: bytes) -> str:
-    text = body.decode(errors="replace").strip()
-    return parse_chunk(text).error or text[:200] or "no explanation"
+def _words(error: OSError) -> str:
+    return f"[Errno {error.errno}] {error.strerror}" if error.errno and error.strerror and not isinstance(error, ssl.SSLError) else str(error)

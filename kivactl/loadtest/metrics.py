@@ -1,36 +1,21 @@
 """From records to what users saw: exact percentiles, rates, and whether the service levels were met; pure.
 
-Measured are the requests that began within the window, each to its end, however late: leaving out those still under
-way when the window closes would leave out the slow ones. Rates count what came within the window, whenever it began.
+Measured are the requests that were due within the window, each to its end, however late: leaving out those still under
+way when the window closes would leave out the slow ones. Rates count what came within the window, whenever it was due.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
+from kivactl.loadtest import validity
+from kivactl.loadtest.distribution import Distribution, distribution_of
+from kivactl.loadtest.levels import ATTAINMENT, ERROR_RATIO, Level, thresholds_from, wilson
 from kivactl.loadtest.record import Record
-from kivactl.spec.platform import ServiceLevels
-
-_FEWEST_FOR_P95 = 20
-_TOKENS_PER_EVENT = 1.05
-_LAG_OF_TTFT_RATIO = 0.1
-_LAG_OF_TPOT_RATIO = 0.1
-_LEAST_LAG_MS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """Percentiles and mean of `count` values, in seconds."""
-
-    count: int
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +51,12 @@ class Conditions:
     Attributes:
         scenario: Its name.
         model: What was asked.
-        concurrency: Users.
+        concurrency: Users of a closed loop; 0 for an open one.
+        load: The load in words.
+        due: Requests that were due within the window, by the schedule; None in a closed loop.
         generator_lag_p99_ms: How late the generator's loop was; None when it did not say.
+        processes: Of the generator.
+        seed: Of all that was random.
         is_interrupted: Whether the user ended the run early.
         broken: Why the run cannot be believed, as one sentence; empty when it can.
     """
@@ -75,9 +64,34 @@ class Conditions:
     scenario: str
     model: str
     concurrency: int
+    load: str = ""
+    due: int | None = None
     generator_lag_p99_ms: float | None = None
+    processes: int = 1
+    seed: int = 0
     is_interrupted: bool = False
     broken: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attainment:
+    """How many of the requests that were due kept every limit.
+
+    Attributes:
+        good: Requests that did.
+        due: Requests that should have been sent; those that failed, were dropped or cut count as bad.
+        ratio: One over the other.
+        low: Lower end of the interval (Wilson, 95 %).
+        high: Its upper end.
+        thresholds: The limits, in seconds by metric.
+    """
+
+    good: int
+    due: int
+    ratio: float
+    low: float
+    high: float
+    thresholds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +99,37 @@ class Summary:
     """A load test's result. Distributions are None where there is nothing to measure.
 
     Attributes:
+        load: The load in words.
         window_s: Length of the measured phase.
+        due: Requests that were due within it.
         requests: Measured requests that succeeded or failed.
         failures: How many failed, by kind.
         failure_examples: One sentence per kind.
         cut: Measured requests that the end of the load test cut off; they count nowhere else.
+        ttft_due_s: TTFT from when a request was due; an open loop is judged by it.
+        itl_s: Time between tokens; where the engine joins tokens and does not say how many, None.
+        offered_rps: Requests that were due, over the window's length.
         requests_per_s: Requests that succeeded within the window, over its length.
+        goodput_rps: Requests that kept every limit, over its length, as `vllm bench serve` counts.
         output_tokens_per_s: Tokens that came within the window, over its length.
         prompt_tokens: Of the measured successes, as the engine counted.
         output_tokens: Likewise.
+        cached_ratio: Of the prompt tokens those that the engine had in its prefix cache; None where it does not say.
         tokens_per_event: Above 1.05 the engine joins tokens, and gaps between events are not gaps between tokens.
+        most_under_way: Requests under way at the same time, at most.
+        send_lag_p99_ms: How late the generator turned to requests; None in a closed loop.
+        groups: The same in short for each kind of requests in a mix.
         invalid: Why the figures cannot be believed; None when they can.
     """
 
     scenario: str
     model: str
+    load: str
     concurrency: int
+    processes: int
+    seed: int
     window_s: float
+    due: int
     requests: int
     succeeded: int
     failures: dict[str, int]
@@ -109,27 +137,38 @@ class Summary:
     cut: int
     error_ratio: float
     ttft_s: Distribution | None
+    ttft_due_s: Distribution | None
+    ttfo_s: Distribution | None
     tpot_s: Distribution | None
+    itl_s: Distribution | None
     icl_s: Distribution | None
     e2e_s: Distribution | None
+    e2e_due_s: Distribution | None
     connect_s: Distribution | None
+    offered_rps: float
     requests_per_s: float
+    goodput_rps: float
     output_tokens_per_s: float
     prompt_tokens: int
     output_tokens: int
+    cached_ratio: float | None
     tokens_per_event: float | None
+    most_under_way: int
     generator_lag_p99_ms: float | None
+    send_lag_p99_ms: float | None
+    attainment: Attainment
     service_levels: tuple[Verdict, ...]
     warnings: tuple[str, ...]
     invalid: str | None
     interrupted: bool
+    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON-ready data."""
         return asdict(self)
 
 
-def summary_for(records: Iterable[Record], window: Window | None, levels: ServiceLevels, conditions: Conditions) -> Summary:
+def summary_for(records: Iterable[Record], window: Window | None, levels: tuple[Level, ...], conditions: Conditions) -> Summary:
     """Judge a run.
 
     Args:
@@ -140,75 +179,133 @@ def summary_for(records: Iterable[Record], window: Window | None, levels: Servic
     """
     window = window or Window(0, 0)
     everything = list(records)
-    measured = [record for record in everything if window.holds(record.start_ns)]
+    measured = [record for record in everything if window.holds(record.moment_ns)]
     good = [record for record in measured if record.succeeded]
     bad = [record for record in measured if record.failure is not None]
-    error_ratio = len(bad) / (len(good) + len(bad)) if good or bad else 0.0
-    ttft_s = distribution_of(_known(record.ttft_s for record in good))
-    tpot_s = distribution_of(_known(record.tpot_s for record in good))
-    tokens_per_event = _tokens_per_event(good)
-    lag_ms = conditions.generator_lag_p99_ms
     window_s = window.duration_s
+    is_open = any(record.scheduled_ns is not None for record in measured)
+    due = max(len(measured), conditions.due or 0)
+    times = _times(good)
+    tokens_per_event = _tokens_per_event(good)
+    attainment = attainment_of(measured, due, levels)
+    error_ratio = len(bad) / (len(good) + len(bad)) if good or bad else 0.0
+    lag = distribution_of(_known(record.send_lag_s for record in measured))
+    lags = validity.Lags(conditions.generator_lag_p99_ms, lag.p99 * 1e3 if lag else None)
+    prompt_tokens = sum(record.prompt_tokens or 0 for record in good)
+    cached = _known(record.cached_tokens for record in good)
     return Summary(
         scenario=conditions.scenario,
         model=conditions.model,
+        load=conditions.load,
         concurrency=conditions.concurrency,
+        processes=conditions.processes,
+        seed=conditions.seed,
         window_s=window_s,
+        due=due,
         requests=len(good) + len(bad),
         succeeded=len(good),
         failures=dict(Counter(str(record.failure) for record in bad).most_common()),
         failure_examples={str(record.failure): record.reason for record in reversed(bad)},
         cut=sum(record.is_cut for record in measured),
         error_ratio=error_ratio,
-        ttft_s=ttft_s,
-        tpot_s=tpot_s,
-        icl_s=distribution_of([gap_s for record in good for gap_s in record.gaps_s]),
-        e2e_s=distribution_of(_known(record.e2e_s for record in good)),
-        connect_s=distribution_of([record.connect_ns / 1e9 for record in good if record.connect_ns]),
+        **times,
+        offered_rps=due / window_s if window_s else 0.0,
         requests_per_s=sum(record.succeeded and window.holds(record.end_ns) for record in everything) / window_s if window_s else 0.0,
+        goodput_rps=attainment.good / window_s if window_s else 0.0,
         output_tokens_per_s=sum(record.tokens_within(window.start_ns, window.end_ns) for record in everything) / window_s if window_s else 0.0,
-        prompt_tokens=sum(record.prompt_tokens or 0 for record in good),
+        prompt_tokens=prompt_tokens,
         output_tokens=sum(record.tokens for record in good),
+        cached_ratio=sum(cached) / prompt_tokens if cached and prompt_tokens else None,
         tokens_per_event=tokens_per_event,
-        generator_lag_p99_ms=lag_ms,
-        service_levels=verdicts_for(levels, ttft_s, tpot_s, error_ratio, succeeded=len(good)),
-        warnings=tuple(_warnings(good, tokens_per_event, lag_ms, levels)),
-        invalid=_invalid(conditions, len(good) + len(bad), ttft_s, window_s),
+        most_under_way=most_under_way(everything),
+        generator_lag_p99_ms=lags.loop_ms,
+        send_lag_p99_ms=lags.send_ms,
+        attainment=attainment,
+        service_levels=verdicts_for(levels, times, error_ratio, attainment, is_open=is_open),
+        warnings=tuple(validity.warnings(good, tokens_per_event, lags, times["itl_s"])),
+        invalid=conditions.broken or validity.fault(measured, good, due, window_s, levels, lags, times["itl_s"], is_interrupted=conditions.is_interrupted),
         interrupted=conditions.is_interrupted,
+        groups=_groups(measured, levels),
     )
 
 
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The exact percentile of ascending values, linear between neighbours (as NumPy and `vllm bench serve` do).
+def verdicts_for(
+    levels: tuple[Level, ...], times: dict[str, Distribution | None], error_ratio: float, attainment: Attainment, *, is_open: bool
+) -> tuple[Verdict, ...]:
+    """Hold the figures against what is promised. Without a success no time is met; answers of one token have no TPOT to miss.
 
     Args:
-        ordered: Ascending, at least one.
-        percent: 0..100.
+        levels: What is promised.
+        times: Distributions by the names of `Summary`.
+        error_ratio: Failed requests over all.
+        attainment: Good requests over those due.
+        is_open: Whether times count from when a request was due.
     """
-    position = (len(ordered) - 1) * percent / 100
-    below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    ratios = {ERROR_RATIO: error_ratio, ATTAINMENT: attainment.ratio}
+    found = []
+    for level in levels:
+        if level.percent is None:
+            measured: float | None = ratios[level.name]
+        else:
+            name = f"{level.metric}_due_s" if is_open and level.metric in ("ttft", "e2e") else f"{level.metric}_s"
+            known = times[name]
+            measured = known.at(level.percent) if known else None
+        nothing_to_miss = measured is None and level.metric in ("tpot", "itl") and times["e2e_s"] is not None
+        found.append(Verdict(level.name, level.limit, measured, nothing_to_miss if measured is None else level.holds(measured)))
+    return tuple(found)
 
 
-def distribution_of(values: Iterable[float]) -> Distribution | None:
-    """Percentiles and mean; None without values."""
-    ordered = sorted(values)
-    if not ordered:
-        return None
-    p50, p90, p95, p99 = (percentile(ordered, percent) for percent in (50, 90, 95, 99))
-    return Distribution(len(ordered), sum(ordered) / len(ordered), p50, p90, p95, p99)
+def attainment_of(measured: Sequence[Record], due: int, levels: tuple[Level, ...]) -> Attainment:
+    """How many requests kept every limit, of all that were due."""
+    thresholds = thresholds_from(levels)
+    good = sum(record.keeps(thresholds) for record in measured)
+    low, high = wilson(good, due)
+    return Attainment(good, due, good / due if due else 0.0, low, high, thresholds)
 
 
-def verdicts_for(levels: ServiceLevels, ttft_s: Distribution | None, tpot_s: Distribution | None, error_ratio: float, *, succeeded: int) -> tuple[Verdict, ...]:
-    """Hold the figures against what is promised. Without a success no time is met; answers of one token have no TPOT to miss."""
-    ttft_p95 = ttft_s.p95 if ttft_s else None
-    tpot_p95 = tpot_s.p95 if tpot_s else None
-    return (
-        Verdict("ttft_p95", levels.ttft_p95, ttft_p95, ttft_p95 is not None and ttft_p95 <= levels.ttft_p95),
-        Verdict("tpot_p95", levels.tpot_p95, tpot_p95, tpot_p95 <= levels.tpot_p95 if tpot_p95 is not None else succeeded > 0),
-        Verdict("error_ratio", levels.error_ratio, error_ratio, error_ratio <= levels.error_ratio),
-    )
+def most_under_way(records: Iterable[Record]) -> int:
+    """How many requests were under way at the same time, at most."""
+    moments = sorted(chain.from_iterable(((record.start_ns, 1), (record.end_ns, -1)) for record in records))
+    most = now = 0
+    for _, change in moments:
+        now += change
+        most = max(most, now)
+    return most
+
+
+def _times(good: Sequence[Record]) -> dict[str, Any]:
+    """Distributions by the names of `Summary`."""
+    counted = all(record.token_counts or not record.is_streamed for record in good)
+    joined = _tokens_per_event(good)
+    knows_gaps = counted or joined is None or joined <= validity.TOKENS_PER_EVENT
+    return {
+        "ttft_s": distribution_of(_known(record.ttft_s for record in good)),
+        "ttft_due_s": distribution_of(_known(record.ttft_due_s for record in good)),
+        "ttfo_s": distribution_of(_known(record.ttfo_s for record in good)),
+        "tpot_s": distribution_of(_known(record.tpot_s for record in good)),
+        "itl_s": distribution_of(gap_s for record in good for gap_s in record.itls_s) if knows_gaps else None,
+        "icl_s": distribution_of(gap_s for record in good for gap_s in record.gaps_s),
+        "e2e_s": distribution_of(_known(record.e2e_s for record in good)),
+        "e2e_due_s": distribution_of(_known(record.e2e_due_s for record in good)),
+        "connect_s": distribution_of(record.connect_ns / 1e9 for record in good if record.connect_ns),
+    }
+
+
+def _groups(measured: Sequence[Record], levels: tuple[Level, ...]) -> dict[str, dict[str, Any]]:
+    names = sorted({record.group for record in measured if record.group})
+    return {name: _group([record for record in measured if record.group == name], levels) for name in names}
+
+
+def _group(measured: Sequence[Record], levels: tuple[Level, ...]) -> dict[str, Any]:
+    good = [record for record in measured if record.succeeded]
+    times = {name: distribution_of(_known(getattr(record, name) for record in good)) for name in ("ttft_s", "tpot_s", "e2e_s")}
+    return {
+        "requests": sum(not record.is_cut for record in measured),
+        "succeeded": len(good),
+        "output_tokens": sum(record.tokens for record in good),
+        "attainment": asdict(attainment_of(measured, len(measured), levels)),
+        **{name: asdict(known) if known else None for name, known in times.items()},
+    }
 
 
 def _known(values: Iterable[float | None]) -> list[float]:
@@ -217,32 +314,7 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 def _tokens_per_event(records: Sequence[Record]) -> float | None:
     """N over token events; the token that only says `stop` is counted by the engine but brings no event."""
-    counted = [record for record in records if record.completion_tokens is not None]
+    counted = [record for record in records if record.completion_tokens is not None and record.is_streamed]
     events = sum(len(record.token_ns) for record in counted)
     tokens = sum((record.completion_tokens or 0) - (record.finish_reason == "stop") for record in counted)
     return tokens / events if events else None
-
-
-def _warnings(good: Sequence[Record], tokens_per_event: float | None, lag_ms: float | None, levels: ServiceLevels) -> Iterable[str]:
-    if 0 < len(good) < _FEWEST_FOR_P95:
-        yield f"only {len(good)} requests succeeded: a 95th percentile of so few says little"
-    uncounted = sum(record.completion_tokens is None for record in good)
-    if uncounted:
-        yield f"the engine did not count the tokens of {uncounted} answers: their token events were counted instead"
-    if tokens_per_event is not None and tokens_per_event > _TOKENS_PER_EVENT:
-        yield f"the engine joins {tokens_per_event:.2f} tokens per event: gaps between events are not gaps between tokens"
-    if lag_ms is not None and lag_ms > max(_LEAST_LAG_MS, levels.tpot_p95 * 1e3 * _LAG_OF_TPOT_RATIO):
-        yield f"the load generator was up to {lag_ms:.1f} ms late (p99): it shares its processors with something busy, and times are too long by as much"
-
-
-def _invalid(conditions: Conditions, requests: int, ttft_s: Distribution | None, window_s: float) -> str | None:
-    if conditions.broken:
-        return conditions.broken
-    if not requests and window_s and not conditions.is_interrupted:
-        return f"no request began within the measured {window_s:.1f} s: answers take longer than that, so measure for longer"
-    if not requests:
-        return "no request was measured"
-    lag_ms = conditions.generator_lag_p99_ms
-    if lag_ms is not None and ttft_s is not None and lag_ms > ttft_s.p50 * 1e3 * _LAG_OF_TTFT_RATIO:
-        return f"the load generator was late by {lag_ms:.1f} ms (p99), over a tenth of the median time to the first token ({ttft_s.p50 * 1e3:.1f} ms)"
-    return None

@@ -1,13 +1,15 @@
 """What one request experienced: the raw stamps of one clock, and the figures that follow from them.
 
-`q` is the stamp when the request was about to be sent on an open connection, `e_1 .. e_k` are the token events, `z` is
-the last of them, and N the completion tokens that the engine counted.
+`s` is the moment at which the request was due, `q` the stamp when it was about to be sent on an open connection, `e_1 .. e_k`
+are the token events, `z` is the last of them, and N the completion tokens that the engine counted.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
@@ -53,6 +55,13 @@ class Record:
         reason: The failure in one sentence.
         is_cut: Whether the load test ended while the request was under way: neither success nor failure.
         has_body: Whether anything of an answer came, beyond its head.
+        scheduled_ns: When it was to be sent; None in a closed loop, where nobody waits but for the answer before.
+        group: Which of the scenario's kinds of requests it was; empty where there is one.
+        is_streamed: Whether the answer came in events; else its only stamp is that of its end.
+        token_counts: How many tokens each token event brought, where the engine said so with each of them.
+        first_output_ns: Stamp of the first token that is not reasoning.
+        cached_tokens: Prompt tokens that the engine had in its prefix cache, where it says.
+        turn: Of its conversation, from 0; all turns of one have the same index.
     """
 
     index: int
@@ -69,10 +78,22 @@ class Record:
     reason: str = ""
     is_cut: bool = False
     has_body: bool = False
+    scheduled_ns: int | None = None
+    group: str = ""
+    is_streamed: bool = True
+    token_counts: tuple[int, ...] = ()
+    first_output_ns: int | None = None
+    cached_tokens: int | None = None
+    turn: int = 0
 
     @property
     def succeeded(self) -> bool:
         return self.failure is None and not self.is_cut
+
+    @property
+    def moment_ns(self) -> int:
+        """When it was due: the moment that decides whether it is measured."""
+        return self.start_ns if self.scheduled_ns is None else self.scheduled_ns
 
     @property
     def tokens(self) -> int:
@@ -81,8 +102,18 @@ class Record:
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to the first token, e_1 - q."""
-        return (self.token_ns[0] - self.sent_ns) / 1e9 if self.token_ns and self.sent_ns is not None else None
+        """Time to the first token, e_1 - q; None where the answer came in one piece."""
+        return (self.token_ns[0] - self.sent_ns) / 1e9 if self.token_ns and self.sent_ns is not None and self.is_streamed else None
+
+    @property
+    def ttft_due_s(self) -> float | None:
+        """Time to the first token from when the request was due, e_1 - s: what a user waited, whoever made them wait."""
+        return (self.token_ns[0] - self.moment_ns) / 1e9 if self.token_ns and self.is_streamed else None
+
+    @property
+    def ttfo_s(self) -> float | None:
+        """Time to the first token that is not reasoning."""
+        return (self.first_output_ns - self.sent_ns) / 1e9 if self.first_output_ns is not None and self.sent_ns is not None and self.is_streamed else None
 
     @property
     def e2e_s(self) -> float | None:
@@ -90,14 +121,49 @@ class Record:
         return (self.token_ns[-1] - self.sent_ns) / 1e9 if self.token_ns and self.sent_ns is not None else None
 
     @property
+    def e2e_due_s(self) -> float | None:
+        """Time to the last token from when the request was due, z - s."""
+        return (self.token_ns[-1] - self.moment_ns) / 1e9 if self.token_ns else None
+
+    @property
     def tpot_s(self) -> float | None:
-        """Time per further token, (z - e_1) / (N - 1); undefined for a single token."""
-        return (self.token_ns[-1] - self.token_ns[0]) / 1e9 / (self.tokens - 1) if self.token_ns and self.tokens > 1 else None
+        """Time per further token, (z - e_1) / (N - n_1), where n_1 came in the first event; undefined where none came later."""
+        first = self.token_counts[0] if self.token_counts else 1
+        if not self.token_ns or not self.is_streamed or self.tokens <= first:
+            return None
+        return (self.token_ns[-1] - self.token_ns[0]) / 1e9 / (self.tokens - first)
 
     @property
     def gaps_s(self) -> tuple[float, ...]:
         """Time between neighbouring token events (ICL), as they came."""
         return tuple((later - earlier) / 1e9 for earlier, later in pairwise(self.token_ns))
+
+    @property
+    def itls_s(self) -> tuple[float, ...]:
+        """Time between neighbouring tokens (ITL): a gap over as many tokens as it brought; the gaps, where nobody counted."""
+        if not self.token_counts:
+            return self.gaps_s
+        spread: list[float] = []
+        for gap_s, count in zip(self.gaps_s, self.token_counts[1:], strict=True):
+            spread += [gap_s / count] * count if count > 0 else [gap_s]
+        return tuple(spread)
+
+    @property
+    def send_lag_s(self) -> float | None:
+        """How late the generator turned to it; None in a closed loop."""
+        return None if self.scheduled_ns is None else (self.start_ns - self.scheduled_ns) / 1e9
+
+    def keeps(self, thresholds: Mapping[str, float]) -> bool:
+        """Whether the request succeeded within limits.
+
+        Args:
+            thresholds: Seconds by metric: `ttft`, `tpot`, `itl` (its own mean), `e2e`. Times count from when it was due. A time that
+                is undefined, as TPOT of an answer of one token, is kept.
+        """
+        if not self.succeeded:
+            return False
+        measured = {"ttft": self.ttft_due_s, "tpot": self.tpot_s, "itl": self.tpot_s, "e2e": self.e2e_due_s}
+        return all((time_s := measured[metric]) is None or time_s <= limit_s for metric, limit_s in thresholds.items())
 
     def tokens_within(self, from_ns: int, until_ns: int) -> float:
         """How many of its tokens came in [from, until): N shared evenly among the token events."""
@@ -108,7 +174,8 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON, without its line end."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        told = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(told, separators=(",", ":"))
 
 
 def parse_record(line: str) -> Record:
@@ -120,19 +187,27 @@ def parse_record(line: str) -> Record:
     try:
         fields: dict[str, Any] = json.loads(line)
         failure = fields.pop("failure")
-        return Record(**{**fields, "token_ns": tuple(fields["token_ns"]), "failure": FailureKind(failure) if failure else None})
+        tuples = {name: tuple(fields.get(name, ())) for name in ("token_ns", "token_counts")}
+        return Record(**{**fields, **tuples, "failure": FailureKind(failure) if failure else None})
     except (AttributeError, KeyError, TypeError) as error:
         msg = f"not a record of a load test: {error}"
         raise ValueError(msg) from error
 
 
-def read_records(path: Path) -> list[Record]:
-    """All records of a spool; a half-written last line (the generator was killed) is left out, a missing file is empty.
+def read_records(*spools: Path) -> list[Record]:
+    """All records of some spools, compressed or not, in the order in which they ended.
+
+    A half-written last line (the generator was killed) is left out, a missing file is empty.
 
     Raises:
         ValueError: Another line is broken.
     """
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [parse_record(line) for line in whole.split("\n") if line]
+    found = [record for spool in spools if spool.exists() for record in _records(spool)]
+    return sorted(found, key=lambda record: record.end_ns) if len(spools) > 1 else found
+
+
+def _records(spool: Path) -> Iterator[Record]:
+    with gzip.open(spool, "rt") if spool.suffix == ".gz" else spool.open() as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield parse_record(line)

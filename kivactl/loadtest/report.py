@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from kivactl.loadtest.metrics import Distribution, Summary
+from collections.abc import Mapping
+from typing import Any
 
-_ROWS = (
-    ("Time to first token (TTFT)", "ttft_s"),
-    ("Time per further token (TPOT)", "tpot_s"),
-    ("Gap between token events (ICL)", "icl_s"),
-    ("Whole answer (E2E)", "e2e_s"),
-    ("New connection", "connect_s"),
-)
+from kivactl.loadtest.distribution import Distribution
+from kivactl.loadtest.metrics import Summary
+from kivactl.loadtest.wording import TIMES, is_told_already, level_text, ratio_text, sentence_of, time_text
 
 
 def report_for(summary: Summary) -> str:
     """The report: verdict first, then the figures, then what to keep in mind."""
     parts = [
         f"# Load test '{summary.scenario}'",
-        verdict_sentence(summary),
-        f"{summary.concurrency} users in a closed loop on model '{summary.model}', measured for {summary.window_s:.1f} s.",
+        sentence_of(summary.as_dict()),
+        f"{summary.load} on model '{summary.model}', measured for {summary.window_s:.1f} s (seed {summary.seed}).",
         _service_levels(summary),
         _times(summary),
         _rates(summary),
@@ -29,38 +26,47 @@ def report_for(summary: Summary) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def verdict_sentence(summary: Summary) -> str:
-    """The result in one sentence."""
-    missed = ", ".join(verdict.name for verdict in summary.service_levels if not verdict.met)
-    result = summary.invalid or (f"service levels missed: {missed}" if missed else "all service levels met")
-    if summary.interrupted:
-        return f"Interrupted; until then: {result}."
-    return f"Invalid: {result}." if summary.invalid else f"{result[0].upper()}{result[1:]}."
+def search_report_for(told: Mapping[str, Any]) -> str:
+    """The report of several runs: the answer, then each run."""
+    rows = []
+    for probe in told["probes"]:
+        times = " | ".join("-" if probe[name] is None else time_text(probe[name]) for name in ("ttft_p50_s", "ttft_p95_s", "tpot_p95_s", "e2e_p95_s"))
+        met = {True: "yes", False: "**no**", None: "unsure"}[probe["met"]]
+        ratio = f"{probe['good']} of {probe['due']}"
+        rows.append(f"| [{probe['load']:.4g}]({probe['folder']}/report.md) | {met} | {ratio} | {times} | {probe['output_tokens_per_s']:.1f} |")
+    unit = told["probes"][0]["unit"] if told["probes"] else "load"
+    head = (unit, "levels met", "good requests", "TTFT p50", "TTFT p95", "TPOT p95", "E2E p95", "tokens/s")
+    reason = f"Invalid: {told['invalid']}." if told["invalid"] else "Interrupted." if told["interrupted"] else ""
+    answer = f"{told['answer'][0].upper()}{told['answer'][1:]}."
+    return "\n\n".join(part for part in (f"# Load test '{told['scenario']}'", reason, answer, _table(head, rows)) if part) + "\n"
 
 
 def _service_levels(summary: Summary) -> str:
     rows = []
     for verdict in summary.service_levels:
-        shown = _ratio if verdict.name.endswith("_ratio") else _time
-        measured = "-" if verdict.measured is None else shown(verdict.measured)
-        rows.append(f"| {verdict.name} | {shown(verdict.limit)} | {measured} | {'yes' if verdict.met else '**no**'} |")
+        promised, measured = (level_text(verdict.name, value) for value in (verdict.limit, verdict.measured))
+        rows.append(f"| {verdict.name} | {promised} | {measured} | {'yes' if verdict.met else '**no**'} |")
     return _table(("Service level", "promised", "measured", "met"), rows)
 
 
 def _times(summary: Summary) -> str:
-    rows = []
-    for title, name in _ROWS:
+    rows, told = [], summary.as_dict()
+    for title, name in TIMES:
         times: Distribution | None = getattr(summary, name)
-        if times:
-            rows.append(f"| {title} | {' | '.join(_time(value) for value in (times.mean, times.p50, times.p90, times.p95, times.p99))} | {times.count} |")
+        if times and not is_told_already(told, name):
+            rows.append(f"| {title} | {' | '.join(time_text(value) for value in (times.mean, times.p50, times.p90, times.p95, times.p99))} | {times.count} |")
     return _table(("Time", "mean", "p50", "p90", "p95", "p99", "values"), rows) if rows else ""
 
 
 def _rates(summary: Summary) -> str:
+    good = summary.attainment
     rows = [
-        f"| Requests measured | {summary.requests} |",
-        f"| Failed | {summary.requests - summary.succeeded} ({_ratio(summary.error_ratio)}) |",
-        f"| Requests per second | {summary.requests_per_s:.2f} |",
+        f"| Requests due / measured | {summary.due} / {summary.requests} |",
+        f"| Failed | {summary.requests - summary.succeeded} ({ratio_text(summary.error_ratio)}) |",
+        f"| Requests per second, due / answered | {summary.offered_rps:.2f} / {summary.requests_per_s:.2f} |",
+        f"| Good requests (within every limit) | {good.good} ({ratio_text(good.ratio)}; {ratio_text(good.low)} to {ratio_text(good.high)}) |",
+        f"| Goodput | {summary.goodput_rps:.2f} requests/s |",
+        f"| Under way at the same time, at most | {summary.most_under_way} |",
         f"| Output tokens per second | {summary.output_tokens_per_s:.1f} |",
         f"| Tokens, prompts / answers | {summary.prompt_tokens} / {summary.output_tokens} |",
     ]
@@ -68,6 +74,10 @@ def _rates(summary: Summary) -> str:
         rows.append(f"| Cut off by the end | {summary.cut} |")
     if summary.generator_lag_p99_ms is not None:
         rows.append(f"| Generator's lag, p99 | {summary.generator_lag_p99_ms:.2f} ms |")
+    if summary.send_lag_p99_ms is not None:
+        rows.append(f"| Requests sent late by, p99 | {summary.send_lag_p99_ms:.2f} ms |")
+    if summary.cached_ratio is not None:
+        rows.append(f"| Prompt tokens from the prefix cache | {ratio_text(summary.cached_ratio)} |")
     return _table(("Figure", "value"), rows)
 
 
@@ -79,11 +89,3 @@ def _failures(summary: Summary) -> str:
 
 def _table(head: tuple[str, ...], rows: list[str]) -> str:
     return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *rows])
-
-
-def _time(value_s: float) -> str:
-    return f"{value_s * 1e3:.1f} ms" if value_s < 1 else f"{value_s:.2f} s"
-
-
-def _ratio(value: float) -> str:
-    return f"{value * 100:.2f} %"

@@ -9,10 +9,14 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_USUAL_BEGIN, _USUAL_END = b"data: ", b"\n\n"
+_OUTPUT, _REASONING = ("content", "tool_calls"), ("reasoning", "reasoning_content")
+_WORD = re.compile(rb'"(content|reasoning|reasoning_content)": ?"((?:[^"\\]|\\.)*)"')
 _ABORTED = {"abort", "error"}
 """Finish reasons by which vLLM says that it gave up."""
 
@@ -22,16 +26,22 @@ class EventParser:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._data: list[str] = []
+        self._data: list[bytes] = []
         self._is_first_line = True
         self._after_carriage_return = False
 
-    def feed(self, chunk: bytes) -> list[str]:
+    def feed(self, chunk: bytes) -> list[bytes]:
         """Take the next bytes.
 
         Returns:
             The `data` of each event that these bytes complete, in order.
         """
+        if not self._rest and not self._data and not self._is_first_line and chunk.startswith(_USUAL_BEGIN) and chunk.endswith(_USUAL_END):
+            # As engines write them, one line each: nothing to look for but the ends.
+            events = chunk[len(_USUAL_BEGIN) : -len(_USUAL_END)].split(_USUAL_END + _USUAL_BEGIN)
+            if all(b"\n" not in event and b"\r" not in event for event in events):
+                self._after_carriage_return = False
+                return events
         if self._after_carriage_return and chunk:
             # The line ended at CR already; an LF that follows belongs to that ending.
             chunk = chunk.removeprefix(b"\n")
@@ -47,17 +57,17 @@ class EventParser:
         """Whether an event has begun whose end has not come."""
         return bool(self._rest or self._data)
 
-    def _take(self, line: bytes) -> str | None:
+    def _take(self, line: bytes) -> bytes | None:
         if self._is_first_line:
             line = line.removeprefix(_BYTE_ORDER_MARK)
             self._is_first_line = False
         if not line:
-            event = "\n".join(self._data) if self._data else None
+            event = b"\n".join(self._data) if self._data else None
             self._data = []
             return event
         name, _, value = line.partition(b":")
         if name == b"data":
-            self._data.append(value.removeprefix(b" ").decode(errors="replace"))
+            self._data.append(value.removeprefix(b" "))
         return None
 
 
@@ -67,31 +77,32 @@ class Chunk:
 
     Attributes:
         has_tokens: Whether it is a token event.
+        is_output: Whether some of its tokens belong to the answer itself, not to the reasoning before.
         finish_reason: Why the answer ends, where it does.
         completion_tokens: `usage.completion_tokens`, where it is given.
         prompt_tokens: `usage.prompt_tokens`, where it is given.
+        cached_tokens: How many of those the engine had in its prefix cache, where it says.
         error: The error inside the stream, in one sentence; empty when there is none.
         malformed: Whether the event is not the JSON it should be.
         done: Whether it is the closing `[DONE]`.
     """
 
     has_tokens: bool = False
+    is_output: bool = False
     finish_reason: str | None = None
     completion_tokens: int | None = None
     prompt_tokens: int | None = None
+    cached_tokens: int | None = None
     error: str = ""
     malformed: bool = False
     done: bool = False
 
 
-def parse_chunk(data: str) -> Chunk:
-    """Read the data of one event."""
-    if data.strip() == "[DONE]":
+def parse_chunk(data: bytes) -> Chunk:
+    """Read the data of one event, or an answer that came as a whole."""
+    if data.strip() == b"[DONE]":
         return Chunk(done=True)
-    try:
-        body = json.loads(data)
-    except ValueError:
-        return Chunk(malformed=True)
+    body = _json(data)
     if not isinstance(body, dict):
         return Chunk(malformed=True)
     if body.get("error") or body.get("object") == "error":
@@ -101,14 +112,51 @@ def parse_chunk(data: str) -> Chunk:
         return Chunk(malformed=True)
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("prompt_tokens_details")
     reason = next((str(choice["finish_reason"]) for choice in choices if choice.get("finish_reason")), None)
+    parts = [part for choice in choices if isinstance(part := _part(choice), dict)]
+    is_output = any(part.get(field) for part in parts for field in _OUTPUT)
     return Chunk(
-        has_tokens=any(_brings_tokens(choice.get("delta")) for choice in choices),
+        has_tokens=is_output or any(part.get(field) for part in parts for field in _REASONING),
+        is_output=is_output,
         finish_reason=reason,
         completion_tokens=_count(usage.get("completion_tokens")),
         prompt_tokens=_count(usage.get("prompt_tokens")),
+        cached_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else None,
         error=f"the engine ended the answer with '{reason}'" if reason in _ABORTED else "",
     )
+
+
+def word_span(event: bytes) -> tuple[int, int] | None:
+    """Where the word lies in an event that brings one word and nothing else: begin and end of what stands within the quotes.
+
+    None when that cannot be told for sure, so that nothing is learned from the event.
+    """
+    found = [match for match in _WORD.finditer(event) if match[2]]
+    body = _json(event)
+    if len(found) != 1 or not isinstance(body, dict):
+        return None
+    try:
+        (choice,) = body["choices"]
+        brought = {key: value for key, value in choice["delta"].items() if value and key != "role"}
+        word = {found[0][1].decode(): json.loads(found[0][0].partition(b":")[2])}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return found[0].span(2) if brought == word else None
+
+
+def text_of(data: bytes) -> str:
+    """The answer's text in an event, or in an answer that came as a whole."""
+    body = _json(data)
+    choices = body.get("choices") if isinstance(body, dict) else None
+    parts = [_part(choice) for choice in choices or () if isinstance(choice, dict)]
+    return "".join(part["content"] for part in parts if isinstance(part, dict) and isinstance(part.get("content"), str))
+
+
+def error_text_of(body: bytes) -> str:
+    """What a refusal says, in one sentence."""
+    text = body.decode(errors="replace").strip()
+    return parse_chunk(body).error or text[:200] or "no explanation"
 
 
 def error_text(body: Any) -> str:
@@ -119,8 +167,16 @@ def error_text(body: Any) -> str:
     return error[:500] if isinstance(error, str) else json.dumps(error)[:500]
 
 
-def _brings_tokens(delta: Any) -> bool:
-    return isinstance(delta, dict) and any(delta.get(field) for field in ("content", "reasoning", "reasoning_content", "tool_calls"))
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _part(choice: dict[str, Any]) -> Any:
+    """What a choice brings: of a chat a `delta`, or a `message` when it comes as a whole; of a plain completion its `text`."""
+    return {"content": choice["text"]} if "text" in choice else choice.get("delta", choice.get("message"))
 
 
 def _count(value: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""Binds one tree: values for placeholders, the form of the file, then every part against what there is."""
+"""Binds one tree: the form of the file, then every part against what there is; what its placeholders stand for is in `vocabulary`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from kivactl.runbooks import parameters, tolerances
 from kivactl.runbooks.actions import ACTIONS, PROBES
 from kivactl.runbooks.actions.action import Action, Params, Probe
 from kivactl.runbooks.bound import Bound, BoundAction, BoundCheck, BoundStep, Results
-from kivactl.runbooks.format import ROLES, Check, Parameter, ParameterType, Runbook, Step
+from kivactl.runbooks.format import ROLES, Check, ParameterType, Runbook, Step
 from kivactl.runbooks.listing import RESERVED_NAMES
-from kivactl.runbooks.placeholders import Known, Steps, resolved, used_in
+from kivactl.runbooks.placeholders import Steps, resolved, used_in
 from kivactl.runbooks.targets import elsewhere_in, for_target, refused
+from kivactl.runbooks.vocabulary import Vocabulary
 from kivactl.spec.document import Fault, Node, path_of, shown
 from kivactl.spec.faults import validated
 from kivactl.spec.fields import NAME
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _T = TypeVar("_T", bound="BaseModel")
-
-_OWN_RESULTS: dict[str, dict[str, Any]] = {"run": {"name": "name-20260101T120000Z-4711"}, "platform": {"name": "platform"}}
-"""Placeholders with a dot that are no step's result, with examples; no step may have these names."""
 
 
 class Binder:
@@ -50,12 +48,7 @@ class Binder:
         faults += elsewhere_in(self._tree, loaded.platform.target) if loaded else ()
         self._loaded = loaded
         self._platform = loaded.platform if loaded else None
-        self._chosen = chosen
-        self._declared: dict[str, Parameter] = {}
-        self._values: dict[str, Known] = {}
-        self._misdeclared: list[str] = []
-        self._order: list[str] = []
-        self._results: dict[str, dict[str, Any]] = {}
+        self._words = Vocabulary(path.stem, self._tree, faults, self._platform, chosen)
 
     def bound(self, text: bytes, text_sha256: str) -> Bound | None:
         """The runbook; None when there are faults.
@@ -68,10 +61,10 @@ class Binder:
             self._fault(tree, (), f"must be a mapping of keys such as 'title: ...', not {shown(tree.value)}")
             return None
         self._check_name()
-        chosen = self._read_parameters()
-        self._read_order()
-        runbook, more = validated(Runbook, self._resolved_around(tree, (), {}))
-        self._faults += [fault for fault in more if not any(_below(fault.path, f"parameters.{name}") for name in self._misdeclared)]
+        chosen = self._words.read_parameters()
+        self._words.read_order()
+        runbook, more = validated(Runbook, self._words.resolved_around(tree, (), {}))
+        self._faults += [fault for fault in more if not any(_below(fault.path, f"parameters.{name}") for name in self._words.misdeclared)]
         self._check_acts()
         if runbook is None:
             return None
@@ -100,96 +93,6 @@ class Binder:
             needs,
         )
 
-    # What placeholders stand for.
-
-    def _read_parameters(self) -> dict[str, Any]:
-        node = self._tree.child("parameters")
-        for name, child in node.value.items() if node is not None and isinstance(node.value, dict) else ():
-            where: Steps = ("parameters", name)
-            parameter, faults = validated(Parameter, child)
-            if parameter is None:
-                self._faults += [Fault(fault.place, path_of(where) + ("." if fault.path else "") + fault.path, fault.message) for fault in faults]
-                self._misdeclared.append(name)
-                self._values[name] = Known("", f"<{name}>")
-                continue
-            self._declared[name] = parameter
-            found = parameters.faults_of(parameter, self._platform)
-            for key, message in found:
-                self._fault(child.child(key) or child, (*where, key), message)
-            self._values[name] = Known("" if found else parameters.example_of(parameter, self._platform), f"<{name}>", parameter.type)
-        if self._faults or self._chosen is None:
-            chosen: dict[str, Any] = {}
-            if not self._faults and all(parameter.default is not None or parameter.optional for parameter in self._declared.values()):
-                chosen = parameters.chosen_values(self._declared, {}, None, self._path.stem)
-            defaults = {name: parameter.default for name, parameter in self._declared.items() if parameter.default is not None}
-            for name in defaults:
-                known = self._values[name]
-                self._values[name] = Known(known.value, "", known.kind)
-            return chosen
-        chosen = parameters.chosen_values(self._declared, self._chosen, self._platform, self._path.stem)
-        self._values = {name: Known(value, "", self._declared[name].type) for name, value in chosen.items()}
-        return chosen
-
-    def _read_order(self) -> None:
-        """The steps' names in order, each with examples of its results."""
-        steps = self._tree.child("steps")
-        for index, node in enumerate(steps.value if steps is not None and isinstance(steps.value, list) else ()):
-            name, action = node.child("name"), node.child("action")
-            text = name.value if name is not None and isinstance(name.value, str) else ""
-            if name is not None and text in _OWN_RESULTS:
-                self._fault(name, ("steps", index, "name"), f"'{text}' is kept for ${{{text}.name}}; give the step another name")
-            elif name is not None and text and text in self._order:
-                self._fault(name, ("steps", index, "name"), f"'{text}' is the name of an earlier step already")
-            known = ACTIONS.get(action.value) if action is not None and isinstance(action.value, str) else None
-            self._order.append(text)
-            self._results.setdefault(text, dict(known.results) if known else {})
-
-    def _lookup(self, name: str, where: Steps, results: Results) -> Known:
-        first, dot, rest = name.partition(".")
-        if not dot:
-            if name in self._values:
-                return self._values[name]
-            near = difflib.get_close_matches(name, self._values, n=1)
-            told = f"did you mean '${{{near[0]}}}'?" if near else "declare it under `parameters`, or write $${ for a plain ${"
-            raise ValueError(f"there is no parameter '{name}'; {told}")
-        if first == "platform" and rest == "name" and self._platform is not None:
-            return Known(self._platform.name)
-        examples = _OWN_RESULTS.get(first) or self._allowed(first, where)
-        if rest not in examples:
-            near = difflib.get_close_matches(rest, examples, n=1)
-            told = f"did you mean '${{{first}.{near[0]}}}'?" if near else f"it has: {', '.join(examples)}" if examples else "it has none"
-            raise ValueError(f"'{first}' has no result '{rest}'; {told}")
-        if rest in results.get(first, {}):
-            return Known(results[first][rest])
-        return Known(examples[rest], f"<{name}>")
-
-    def _allowed(self, step: str, where: Steps) -> dict[str, Any]:
-        """The results that a step hands to a place of the file."""
-        if where[:2] == ("steady_state", "after"):
-            allowed = self._order
-        elif where[0] == "steps" and len(where) > 1 and isinstance(where[1], int):
-            own = len(where) > 2 and where[2] in {"check", "undo"}
-            allowed = self._order[: where[1] + 1 if own else where[1]]
-        else:
-            allowed = []
-        if step in allowed:
-            return self._results[step]
-        if step in self._order:
-            raise ValueError(f"the step '{step}' hands nothing on to this place: it does not come before it")
-        near = difflib.get_close_matches(step, [*allowed, *_OWN_RESULTS], n=1)
-        raise ValueError(f"there is no step '{step}'" + (f"; did you mean '{near[0]}'?" if near else " before this place"))
-
-    def _resolved_around(self, node: Node, where: Steps, results: Results) -> Node:
-        """The tree with values, but for declarations and for parameters of actions, which `_params` reads by their own type."""
-        if isinstance(node.value, dict):
-            left = {key for key in node.value if key == "params" or (not where and key == "parameters")}
-            values = {key: child if key in left else self._resolved_around(child, (*where, key), results) for key, child in node.value.items()}
-            kept = {key: child for key, child in values.items() if child.value is not None or node.value[key].value is None}
-            return Node(kept, node.place, node.keys)
-        if isinstance(node.value, list):
-            return Node([self._resolved_around(child, (*where, index), results) for index, child in enumerate(node.value)], node.place)
-        return resolved(node, lambda name: self._lookup(name, where, results), where, self._faults)
-
     # Parts against what there is.
 
     def _check_name(self) -> None:
@@ -201,8 +104,9 @@ class Binder:
 
     def _check_acts(self) -> None:
         """Every action and probe of the tree, whether or not the rest of it has the right form."""
-        steps = self._tree.child("steps")
-        for index, node in enumerate(steps.value if steps is not None and isinstance(steps.value, list) else ()):
+        found = self._tree.child("steps")
+        steps = found.value if found is not None and isinstance(found.value, list) else []
+        for index, node in enumerate(steps):
             where: Steps = ("steps", index)
             if node.child("action") is not None and node.child("ask") is None:
                 self._check_retries(self._action(where, {}), node, where)
@@ -244,7 +148,7 @@ class Binder:
         load = runbook.load
         if load is None:
             return
-        from kivactl.loadtest.scenario import load_scenario
+        from kivactl.loadtest.catalogue import load_scenario
 
         where: Steps = ("load", "scenario")
         try:
@@ -328,14 +232,14 @@ class Binder:
             return None  # told with the form
         schema = entry.params.model_json_schema() if any(used_in(written)) else {}
         before = len(self._faults)
-        tree = resolved(written, lambda name: self._lookup(name, where, results), where, self._faults, schema)
+        tree = resolved(written, lambda name: self._words.lookup(name, where, results), where, self._faults, schema)
         if len(self._faults) > before:
             return None
         params, found = validated(entry.params, tree)
         self._faults += [Fault(fault.place, path_of(where) + ("." if fault.path else "") + fault.path, fault.message) for fault in found]
         if params is not None:
             # An example says nothing about the spec: what is not known yet is checked when it is.
-            known = {key for key, child in written.value.items() if not any(self._lookup(name, where, results).label for name in used_in(child))}
+            known = {key for key, child in written.value.items() if not any(self._words.lookup(name, where, results).label for name in used_in(child))}
             self._check_names(params, {key: child for key, child in written.value.items() if key in known}, where)
             self._check_rules(params, written, where, frozenset(written.value) - known)
         return params
@@ -366,7 +270,7 @@ class Binder:
     # Places and faults.
 
     def _validated(self, model: type[_T], where: Steps, results: Results) -> _T | None:
-        value, _ = validated(model, self._resolved_around(self._at(where), where, results))
+        value, _ = validated(model, self._words.resolved_around(self._at(where), where, results))
         return value
 
     def _again(self, build: Any) -> Any:

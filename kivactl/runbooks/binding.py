@@ -57,9 +57,6 @@ def _read(path: Path) -> tuple[Node | None, list[Fault], bytes]:
     """The tree and the very bytes that it was read from."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise SpecError(f"{path} is not a regular file")
-    tree, faults = document.read(path)
-    if tree is None:
-        return None, faults, b""
-    text = path.read_bytes()
-    tree, faults = document.parse(text.decode("utf-8-sig", "replace"), path)
+    text = document.content_of(path)
+    tree, faults = document.parse_bytes(text, path)
     return tree, faults, text

@@ -112,7 +112,7 @@ def _spans(name: str, looks: Sequence[Look], story: Story, zero_s: float) -> tup
     for look in looks:
         if look.at_s > story.ended_s:
             break
-        well, at_s = look.components.get(name, ("", 0))[0] == SERVING, max(look.at_s, story.began_s) - zero_s
+        well, at_s = look.components.get(name, ("", ""))[0] == SERVING, max(look.at_s, story.began_s) - zero_s
         if spans and spans[-1][2] == well:
             continue
         if spans:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from kivactl.loadtest.metrics import Distribution, distribution_of
+from kivactl.loadtest.distribution import Distribution, distribution_of
 from kivactl.loadtest.record import Record
 
 SERVING = "serving"
@@ -23,11 +23,11 @@ class Look:
 
     Attributes:
         at_s: When.
-        components: Health and process id, by name; empty when nothing is deployed.
+        components: Health and process, by name; empty when nothing is deployed.
     """
 
     at_s: float
-    components: Mapping[str, tuple[str, int]]
+    components: Mapping[str, tuple[str, str]]
 
     @property
     def full(self) -> bool:
@@ -199,7 +199,7 @@ def _failures(records: Iterable[Record]) -> tuple[int, int]:
 
 
 def _exchanged(before: Look, look: Look) -> bool:
-    return any(look.components.get(name, ("", 0))[1] != pid for name, (_, pid) in before.components.items())
+    return any(look.components.get(name, ("", ""))[1] != process for name, (_, process) in before.components.items())
 
 
 def _missing(looks: Sequence[Look], until_s: float) -> list[tuple[float, float]]:

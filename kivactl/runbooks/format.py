@@ -129,6 +129,8 @@ class Parameter(_Strict):
     minimum: str | int | float | None = None
     """The least that is allowed; with a unit for durations and sizes."""
     maximum: str | int | float | None = None
+    only_on: Target | None = None
+    """The target on which it can be chosen. Every target when absent."""
 
 
 ROLES: dict[str, Text] = {

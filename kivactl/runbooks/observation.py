@@ -10,14 +10,17 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kivactl.errors import NotReadyError
+from kivactl.flows import faults
 from kivactl.flows.background_load import BackgroundLoad, Heard
 from kivactl.flows.deployment import endpoint_for
+from kivactl.loadtest.catalogue import Changes, load_scenario
 from kivactl.loadtest.record import Record, read_records
-from kivactl.loadtest.scenario import assignment_for, load_scenario
+from kivactl.loadtest.scenario import assignment_for
 from kivactl.runbooks import sampling, validity
 from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.bound import Bound
@@ -49,7 +52,9 @@ class Observation:
         self._marks: list[tuple[str, float]] = []
         self._changes: list[sampling.Change] = []
         self._lock = threading.Lock()
-        self._sampler = sampling.Sampler(lambda: sampling.components_of(site, self._clock))
+        # Opened once: a cluster costs a handshake, and perhaps a program that fetches credentials.
+        opened = cache(lambda: site.deployment.target.breaking)
+        self._sampler = sampling.Sampler(lambda: sampling.components_of(opened, self._clock))
         self._watchers = [sampling.Watcher(site, check, self._changed) for check in bound.during]
         self._began_s = self._clock.now_s()
         self._doubt: str | None = None
@@ -186,7 +191,7 @@ class Observation:
             "notes": notes,
             "moments": _moments(story, self._marks),
             "phases": [_relative(phase, story.began_s) for phase in phases],
-            "load": {"scenario": work.name, "model": work.model, "users": work.concurrency, "max_tokens": work.max_tokens} if work else None,
+            "load": {"scenario": work.name, "model": work.model, "users": work.users, "max_tokens": work.kinds[0].output.longest} if work else None,
             "generator": asdict(heard) if heard else None,
         }
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -196,7 +201,7 @@ class Observation:
             return
         for language in LANGUAGES:
             title = self._bound.runbook.title.in_language(language)
-            picture = picture_for(story, records, looks, title=title, run=self._site.run, model=work.model, users=work.concurrency, language=language)
+            picture = picture_for(story, records, looks, title=title, run=self._site.run, model=work.model, users=work.users, language=language)
             plot.draw(picture, self.folder / f"load.{language}.svg")
 
 
@@ -219,7 +224,7 @@ def model_under_load(bound: Bound, site: Site) -> str:
         if chosen and parameter.type in {ParameterType.MODEL, ParameterType.ALIAS}:
             return str(chosen)
         if chosen and parameter.type is ParameterType.REPLICA:
-            return str(chosen).rpartition("-")[0]
+            return faults.model_of(site.deployment, str(chosen))
     return platform.models[0].name
 
 
@@ -228,8 +233,8 @@ def _load_for(site: Site, bound: Bound) -> BackgroundLoad | None:
     if load is None:
         return None
     deployment = site.deployment
-    scenario = load_scenario(load.scenario, concurrency=_count(load.users, bound.parameters), max_tokens=_optional(load, bound.parameters))
-    endpoint = endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(days=1), name="kivactl-runbook")
+    scenario = load_scenario(load.scenario, Changes(users=_count(load.users, bound.parameters), max_tokens=_optional(load, bound.parameters)))
+    endpoint = endpoint_for(deployment, tenant=OPERATOR, lifetime=timedelta(days=1), name="kivactl-runbook")
     endpoint = replace(endpoint, model=model_under_load(bound, site))
     return BackgroundLoad(assignment_for(scenario, endpoint), endpoint, _unused(site.folder / "measurements"), deployment.clock)
 

@@ -198,6 +198,8 @@ def parameter_lines(declared: Mapping[str, Parameter], language: str) -> Iterato
             facts.append(f"{word('least', language)} {parameter.minimum}")
         if parameter.maximum is not None:
             facts.append(f"{word('most', language)} {parameter.maximum}")
+        if parameter.only_on is not None:
+            facts.append(f"{word('only_on', language)} {parameter.only_on}")
         yield f"  --set {name}={parameter.type.value.upper()}", ""
         yield f"        {parameter.description.in_language(language)} ({', '.join(facts)})", ""
 

@@ -10,7 +10,7 @@ from kivactl.runbooks.actions.action import Site
 from kivactl.runbooks.bound import BoundCheck
 from kivactl.runbooks.checks import Seen, look
 from kivactl.runbooks.figures import Look
-from kivactl.targets.status import status_of
+from kivactl.targets.breaking import Breaking
 from kivactl.tools.clock import Clock
 
 _EVERY_S = 0.2
@@ -130,8 +130,12 @@ class Watcher:
             raise _Stopped
 
 
-def components_of(site: Site, clock: Clock) -> Look:
-    """The platform's components now; the moment is that before the look, when nothing was known yet."""
+def components_of(opened: Callable[[], Breaking], clock: Clock) -> Look:
+    """The platform's components now; the moment is that before the look, when nothing was known yet.
+
+    Args:
+        opened: What runs.
+        clock: Time.
+    """
     at_s = clock.now_s()
-    status = status_of(site.deployment.layout, site.deployment.platform.name)
-    return Look(at_s, {component.name: (component.health.value, component.pid) for component in status.components})
+    return Look(at_s, {part.name: (part.health.value, part.process) for part in opened().parts()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kivactl.errors import SpecError
@@ -39,6 +39,16 @@ def elsewhere_in(node: Node, target: str, where: Steps = ()) -> Iterator[Elsewhe
             yield Elsewhere(child.place, path_of((*where, key)), f"the {key} '{child.value}' works {_where(entry.targets)} only")
         if key not in {"params", "parameters"}:
             yield from elsewhere_in(child, target, (*where, key))
+
+
+def alternatives(steps: Sequence[Node], name: str) -> bool:
+    """Whether steps of one name are for a target each, so that none meets another: what later ones use of them has one name as well."""
+    targets = []
+    for node in steps:
+        called, only = node.child("name"), node.child("only_on")
+        if called is not None and called.value == name:
+            targets.append(None if only is None else str(only.value))
+    return None not in targets and len(set(targets)) == len(targets)
 
 
 def refused(path: Path, faults: list[Fault]) -> SpecError | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,15 @@ def read(path: Path) -> tuple[Node | None, list[Fault]]:
     Raises:
         SpecError: The file cannot be read at all.
     """
+    return parse_bytes(content_of(path), path)
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a document.
+
+    Raises:
+        SpecError: The file cannot be read at all.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE_BYTES + 1)
@@ -131,6 +141,11 @@ def read(path: Path) -> tuple[Node | None, list[Fault]]:
         raise SpecError(f"cannot read {path}: {error.strerror}") from None
     if len(data) > _LARGEST_FILE_BYTES:
         raise SpecError(f"{path} is larger than 1MiB: not a spec")
+    return data
+
+
+def parse_bytes(data: bytes, path: Path) -> tuple[Node | None, list[Fault]]:
+    """Parse the bytes of a document; see `read`."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -145,9 +160,8 @@ def parse(text: str, path: Path) -> tuple[Node | None, list[Fault]]:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.reader import ReaderError
 
-    yaml = YAML(typ="safe", pure=True)
     try:
-        root = yaml.compose(text)
+        root = _composed(text)
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
         return None, [Fault(Place(path, line), "", f"a character that YAML does not allow (U+{ord(text[error.position]):04X})")]
@@ -158,9 +172,17 @@ def parse(text: str, path: Path) -> tuple[Node | None, list[Fault]]:
         return None, [Fault(Place(path, 1), "", "not YAML")]
     if root is None:
         return None, []
-    builder = _Builder(path, yaml.constructor)
+    builder = _Builder(path, YAML(typ="safe", pure=True).constructor)
     tree = builder.build(root, (), root.start_mark.line + 1)
     return tree, builder.faults
+
+
+@lru_cache(maxsize=16)
+def _composed(text: str) -> YamlNode | None:
+    """The parser's nodes. They take most of the time, and a command reads the same spec at every step that waited for something."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).compose(text)  # type: ignore[no-any-return]
 
 
 def write_yaml(data: Any) -> str:

@@ -21,6 +21,18 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def form(pattern: str, what: str) -> tuple[AfterValidator, WithJsonSchema]:
+    """Text of a form, for `Annotated`; text that is not of it `must be` what is said here."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            msg = f"must be {what}, not '{text}'"
+            raise ValueError(msg)
+        return text
+
+    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})
+
+
 def _name(text: str) -> str:
     if not NAME.fullmatch(text):
         msg = f"must be 1 to 63 lower-case letters, digits, dots or dashes and begin and end with a letter or digit, not '{text}'"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from kivactl.spec.fields import Name, PositiveBytes, PositiveDuration, Strict, Url
+from kivactl.spec.fields import Name, PositiveBytes, PositiveDuration, Strict, Url, form
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
@@ -18,18 +18,6 @@ _PATH_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _DIGEST = r"@sha256:[0-9a-f]{64}"
 _IMAGE = rf"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?{_PATH_PART}(?:/{_PATH_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:{_DIGEST})?"
 _TOLERATION = rf"{_QUALIFIED}(?:={_LABEL_VALUE})?(?::(?:NoSchedule|PreferNoSchedule|NoExecute))?"
-
-
-def _form(pattern: str, what: str) -> tuple[AfterValidator, WithJsonSchema]:
-    """Text of a form, and the sentence for text that is not."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            msg = f"must be {what}, not '{text}'"
-            raise ValueError(msg)
-        return text
-
-    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})
 
 
 def _network(text: str) -> str:
@@ -47,22 +35,22 @@ def _above_zero(amount: float) -> float:
     return amount
 
 
-NamespaceName = Annotated[str, *_form(_LABEL, "the name of a namespace (lower-case letters, digits and dashes)")]
-ObjectName = Annotated[str, *_form(rf"(?=.{{1,253}}$){_SUBDOMAIN}", "the name of a Kubernetes object (lower-case letters, digits, dashes and dots)")]
-HostName = Annotated[str, *_form(rf"(?=.{{1,253}}$){_SUBDOMAIN}", "a DNS name such as llm.example.org")]
-LabelKey = Annotated[str, *_form(_QUALIFIED, "a key of labels such as kiva/pool")]
-LabelValue = Annotated[str, *_form(_LABEL_VALUE, "a value of labels: at most 63 letters, digits, dashes, dots or underscores")]
-Toleration = Annotated[str, *_form(_TOLERATION, "a taint such as nvidia.com/gpu, dedicated=llm or dedicated=llm:NoSchedule")]
+NamespaceName = Annotated[str, *form(_LABEL, "the name of a namespace (lower-case letters, digits and dashes)")]
+ObjectName = Annotated[str, *form(rf"(?=.{{1,253}}$){_SUBDOMAIN}", "the name of a Kubernetes object (lower-case letters, digits, dashes and dots)")]
+HostName = Annotated[str, *form(rf"(?=.{{1,253}}$){_SUBDOMAIN}", "a DNS name such as llm.example.org")]
+LabelKey = Annotated[str, *form(_QUALIFIED, "a key of labels such as kiva/pool")]
+LabelValue = Annotated[str, *form(_LABEL_VALUE, "a value of labels: at most 63 letters, digits, dashes, dots or underscores")]
+Toleration = Annotated[str, *form(_TOLERATION, "a taint such as nvidia.com/gpu, dedicated=llm or dedicated=llm:NoSchedule")]
 Resource = Annotated[
-    str, *_form(rf"{_SUBDOMAIN}/[A-Za-z0-9](?:[A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?", "a resource such as nvidia.com/gpu or nvidia.com/mig-3g.40gb")
+    str, *form(rf"{_SUBDOMAIN}/[A-Za-z0-9](?:[A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?", "a resource such as nvidia.com/gpu or nvidia.com/mig-3g.40gb")
 ]
-Image = Annotated[str, *_form(_IMAGE, "an image such as registry.example.org/kiva/engine@sha256: and 64 hexadecimal digits")]
+Image = Annotated[str, *form(_IMAGE, "an image such as registry.example.org/kiva/engine@sha256: and 64 hexadecimal digits")]
 Certificate = Annotated[
-    str, *_form(rf"own|(?:cert-manager|cluster-issuer|secret):{_SUBDOMAIN}", "own, cert-manager:ISSUER, cluster-issuer:ISSUER or secret:NAME")
+    str, *form(rf"own|(?:cert-manager|cluster-issuer|secret):{_SUBDOMAIN}", "own, cert-manager:ISSUER, cluster-issuer:ISSUER or secret:NAME")
 ]
-SecretStore = Annotated[str, *_form(rf"kubernetes|(?:external|cluster-external):{_SUBDOMAIN}", "kubernetes, external:STORE or cluster-external:STORE")]
+SecretStore = Annotated[str, *form(rf"kubernetes|(?:external|cluster-external):{_SUBDOMAIN}", "kubernetes, external:STORE or cluster-external:STORE")]
 GatewayClass = Annotated[
-    str, *_form(rf"{_QUALIFIED}|{_LABEL}/{_LABEL}/{_LABEL}", "an IngressClass, the Gateway as NAMESPACE/NAME(/LISTENER), or a load balancer's class")
+    str, *form(rf"{_QUALIFIED}|{_LABEL}/{_LABEL}/{_LABEL}", "an IngressClass, the Gateway as NAMESPACE/NAME(/LISTENER), or a load balancer's class")
 ]
 Network = Annotated[str, AfterValidator(_network)]
 Cpus = Annotated[float, Field(strict=True), AfterValidator(_above_zero), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]

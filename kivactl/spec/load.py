@@ -20,6 +20,7 @@ from kivactl.spec.document import Fault, Node, Place
 
 if TYPE_CHECKING:
     from kivactl.spec.gateway import Issuer
+    from kivactl.spec.infrastructure import Infrastructure
     from kivactl.spec.platform import Platform
 
 FILE = "kiva.yaml"
@@ -244,7 +245,19 @@ def _with_absolute_paths(platform: Platform, folder: Path) -> Platform:
     kubernetes = platform.kubernetes
     if kubernetes is not None and kubernetes.kubeconfig is not None:
         kubernetes = kubernetes.model_copy(update={"kubeconfig": str(resolved(kubernetes.kubeconfig, folder))})
-    return platform.model_copy(update={"models": models, "gateway": gateway, "kubernetes": kubernetes})
+    machines = None if platform.infrastructure is None else _with_absolute_keys(platform.infrastructure, folder)
+    return platform.model_copy(update={"models": models, "gateway": gateway, "kubernetes": kubernetes, "infrastructure": machines})
+
+
+def _with_absolute_keys(machines: Infrastructure, folder: Path) -> Infrastructure:
+    access, network, mirrors = machines.access, machines.network, machines.mirrors
+    if access.key is not None:
+        access = access.model_copy(update={"key": str(resolved(access.key, folder))})
+    if network.vpn is not None and network.vpn.key_file is not None:
+        network = network.model_copy(update={"vpn": network.vpn.model_copy(update={"key_file": str(resolved(network.vpn.key_file, folder))})})
+    if mirrors.terraform is not None and not mirrors.terraform.startswith(("http://", "https://")):
+        mirrors = mirrors.model_copy(update={"terraform": str(resolved(mirrors.terraform, folder))})
+    return machines.model_copy(update={"access": access, "network": network, "mirrors": mirrors})
 
 
 def _with_absolute_files(issuer: Issuer, folder: Path) -> Issuer:

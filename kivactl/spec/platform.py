@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from kivactl.spec import kubernetes_rules
 from kivactl.spec.fields import Name, PositiveBytes, PositiveDuration, Strict
 from kivactl.spec.gateway import Gateway, Tenant
+from kivactl.spec.infrastructure import Infrastructure
 from kivactl.spec.kubernetes import Kubernetes, ModelOnKubernetes
 from kivactl.spec.operations import Backup, Runbooks
 from kivactl.spec.quantities import Duration
@@ -159,6 +160,7 @@ class Platform(Strict):
     runbooks: Runbooks = Runbooks()
     storage: Storage = Storage()
     kubernetes: Kubernetes | None = Field(default=None, description="The cluster; needed with `target: kubernetes`, ignored with `local`.")
+    infrastructure: Infrastructure | None = Field(default=None, description="The machines that `kivactl provision` makes ready; this one when absent.")
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

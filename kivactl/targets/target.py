@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from kivactl.plan import Outcome, Plan
 from kivactl.spec.platform import Platform
 from kivactl.stack.layout import Layout
+from kivactl.targets.breaking import Breaking
 from kivactl.targets.desired import endpoint_url
 from kivactl.targets.local import LocalTarget
 from kivactl.targets.steering import Steering
@@ -52,6 +53,10 @@ class Target(Protocol[Wanted_contra]):
     def gateway(self) -> Steering:
         """The deployed gateway, to be told something between two deploys."""
 
+    @property
+    def breaking(self) -> Breaking:
+        """What runs, to be broken on purpose and mended."""
+
     def alive(self) -> frozenset[str]:
         """Names of the processes that run."""
 
@@ -72,7 +77,7 @@ def open_target(platform: Platform, layout: Layout, clock: Clock) -> Target[Any]
     return LocalTarget(layout, clock)
 
 
-def url_for(platform: Platform, clock: Clock) -> str:
+def url_for(platform: Platform, target: Target[Any]) -> str:
     """Base URL under which this process reaches the gateway; one in a cluster maybe over a port that is forwarded until the process ends.
 
     Raises:
@@ -81,7 +86,8 @@ def url_for(platform: Platform, clock: Clock) -> str:
     """
     if platform.target == "kubernetes":
         from kivactl.targets.kubernetes.entrance import url_for as url_in_cluster
-        from kivactl.targets.kubernetes.target import open_kubernetes
+        from kivactl.targets.kubernetes.target import KubernetesTarget
 
-        return url_in_cluster(platform, open_kubernetes(platform.name, platform.kubernetes, clock).cluster)
+        assert isinstance(target, KubernetesTarget)
+        return url_in_cluster(platform, target.cluster)
     return endpoint_url(platform)

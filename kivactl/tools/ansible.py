@@ -8,6 +8,7 @@ Source: https://docs.ansible.com/projects/runner/en/stable/python_interface/
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import queue
@@ -16,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 from kivactl.errors import ToolError
 from kivactl.plan import Outcome, Status
-from kivactl.tools import process
+from kivactl.tools import process, ssh
 from kivactl.tools.clock import Clock
 from kivactl.tools.leftovers import end_marked
 
@@ -39,6 +40,7 @@ _OF_RUNNER = ("AWX_ISOLATED_DATA_DIR", "ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDO
 
 _PREFIX = "kiva-ansible-"
 _POLL_S = 0.2
+_LONGEST_DIFF = 200
 
 Json = dict[str, Any]
 
@@ -55,11 +57,19 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A task that failed on a host; `message` is the module's, empty where the task hides its results."""
+    """A task that failed on a host.
+
+    Attributes:
+        host: Its name.
+        task: The task's name.
+        message: The module's, empty where the task hides its results.
+        reached: Whether the host was reached at all.
+    """
 
     host: str
     task: str
     message: str
+    reached: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,12 @@ def run_playbook(
     extra_vars: Mapping[str, Any],
     *,
     check: bool = False,
+    diff: bool = False,
+    limit: Sequence[str] = (),
+    forks: int = 5,
+    login: ssh.Login | None = None,
     private_data: Path,
+    record: Path | None = None,
     timeout_s: float,
     clock: Clock | None = None,
 ) -> Generator[Outcome, None, PlaySummary]:
@@ -107,7 +122,12 @@ def run_playbook(
         inventory: Hosts in the form of Ansible's YAML inventories.
         extra_vars: Variables; they pass through a file that only we can read.
         check: Only say what would change.
+        diff: Also say how: an outcome's data then has `diff`.
+        limit: Names of the hosts or groups to run on, all when empty.
+        forks: How many hosts are worked on at once.
+        login: How hosts are logged in to that are not this machine. A host that fails does not stop the others.
         private_data: Folder for the run's own folder, which is gone afterwards.
+        record: File that gets what Ansible printed, made with mode 0600; what a task hides is not in it.
         timeout_s: Seconds until the run is ended.
         clock: Time.
 
@@ -130,14 +150,24 @@ def run_playbook(
         (private / "ansible.cfg").touch()  # empty, in place of the user's
         (private / "inventory.json").write_text(json.dumps(inventory))
         (private / "vars.json").write_text(json.dumps(extra_vars))
-        run = _Run(playbook.resolve(), private, check=check, timeout_s=timeout_s, environment=settings_for(private, path), clock=clock or Clock())
+        settings = settings_for(private, path)
+        if login is not None:
+            (private / "ssh_config").write_text(ssh.config_for(login))
+            settings |= ssh_settings_for(private)
+        words = command_line(check=check, diff=diff, limit=limit, forks=forks)
+        run = _Run(playbook.resolve(), private, command_line=words, timeout_s=timeout_s, environment=settings, clock=clock or Clock())
         reader = Reader()
-        for event in run.events():
-            yield from reader.read(event)
+        try:
+            for event in run.events():
+                yield from reader.read(event)
+        finally:
+            if record is not None:
+                with os.fdopen(os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                    file.writelines(f"{line}\n" for line in run.lines())
         if run.expired:
             raise ToolError(f"the playbook '{playbook.name}' did not end within {timeout_s:g} s")
         if reader.hosts is None:
-            raise ToolError(f"Ansible could not run the playbook '{playbook.name}'", details=run.last_lines())
+            raise ToolError(f"Ansible could not run the playbook '{playbook.name}'", details=run.lines()[-20:])
         return PlaySummary(reader.hosts, tuple(reader.failures))
 
 
@@ -168,6 +198,34 @@ def settings_for(private: Path, path: str) -> dict[str, str]:
         "ANSIBLE_PIPELINING": "True",
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
     }
+
+
+def ssh_settings_for(private: Path) -> dict[str, str]:
+    """Ansible's further settings for hosts that are reached by SSH: one connection to each, by the configuration in the run's folder."""
+    return {
+        # Ansible itself adds where the connection's socket lies, once it sees that connections are to stay.
+        "ANSIBLE_SSH_ARGS": f"-F {private / 'ssh_config'} -o ControlMaster=auto -o ControlPersist=60s",
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(private / "ssh"),
+        "ANSIBLE_SSH_TRANSFER_METHOD": "piped",  # no sftp is needed over there
+        "ANSIBLE_TIMEOUT": str(ssh.CONNECT_S),
+        "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",  # what Debian and Ubuntu have; looking for others costs a connection
+    }
+
+
+def command_line(*, check: bool, diff: bool, limit: Sequence[str], forks: int) -> str:
+    """The arguments of ansible-playbook besides inventory and playbook.
+
+    Raises:
+        ValueError: A name to limit the run to is a pattern, which would mean more than that host.
+    """
+    words = ["--extra-vars", "@vars.json", "--forks", str(forks)]
+    words += ["--check"] * check + ["--diff"] * diff
+    for name in limit:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            msg = f"'{name}' is no name of a host or group"
+            raise ValueError(msg)
+    words += ["--limit", ",".join(limit)] if limit else []
+    return " ".join(words)
 
 
 @dataclass(slots=True)
@@ -202,7 +260,12 @@ class Reader:
         facts: Json = {"changed": changed, "action": data.get("task_action", "")}
         items = result.get("results", []) if not _hidden(result) else []
         if items:
-            facts["items"] = [str(item.get("_ansible_item_label", "")) for item in items if item.get("changed") and not _hidden(item)]
+            told = [item for item in items if item.get("changed") and not _hidden(item)]
+            facts["items"] = [str(item.get("_ansible_item_label", "")) for item in told]
+            if any(diffs := [diff_lines(item) for item in told]):
+                facts["diffs"] = diffs
+        elif changed and (lines := diff_lines(result)):
+            facts["diff"] = lines
         spoken = facts["action"].endswith("debug") and not _hidden(result)
         messages = [str(entry["msg"]) for entry in (items or [result]) if spoken and "msg" in entry and not _hidden(entry)]
         if spoken:
@@ -217,7 +280,7 @@ class Reader:
             return Outcome(
                 _step(data), Status.DONE, f"failed, which the playbook ignores: {message}".removesuffix(": "), elapsed_s, {**facts, "changed": False}
             )
-        self.failures.append(Failure(data.get("host", ""), data.get("task", ""), message))
+        self.failures.append(Failure(data.get("host", ""), data.get("task", ""), message, reached))
         return Outcome(_step(data), Status.FAILED, message or "failed; the task hides its results", elapsed_s, facts)
 
 
@@ -243,6 +306,28 @@ def message_of(result: Mapping[str, Any]) -> str:
     return message
 
 
+def diff_lines(result: Mapping[str, Any]) -> list[str]:
+    """How a module says that something changes, as lines of a unified diff; none where the task hides its results."""
+    if _hidden(result):
+        return []
+    told = result.get("diff") or []
+    lines: list[str] = []
+    for part in told if isinstance(told, list) else [told]:
+        if "prepared" in part:
+            lines += str(part["prepared"]).splitlines()
+        elif "before" in part and "after" in part:
+            before, after = (_lines(part[side]) for side in ("before", "after"))
+            title = str(part.get("after_header") or part.get("before_header") or "")
+            body = list(difflib.unified_diff(before, after, lineterm="", n=1))[2:]
+            lines += ([title.removesuffix(" (content)")] if title and body else []) + body
+    return lines if len(lines) <= _LONGEST_DIFF else [*lines[:_LONGEST_DIFF], f"... and {len(lines) - _LONGEST_DIFF} more lines"]
+
+
+def _lines(side: Any) -> list[str]:
+    """One side of a diff: text, or data that a module compares."""
+    return side.splitlines() if isinstance(side, str) else json.dumps(side, indent=1, sort_keys=True).splitlines()
+
+
 def _hidden(result: Mapping[str, Any]) -> bool:
     return bool(result.get("censored") or result.get("_ansible_no_log"))
 
@@ -254,7 +339,7 @@ def _step(data: Mapping[str, Any]) -> str:
 class _Run:
     """ansible-runner in a thread of its own, its events in a queue."""
 
-    def __init__(self, playbook: Path, private: Path, *, check: bool, timeout_s: float, environment: dict[str, str], clock: Clock) -> None:
+    def __init__(self, playbook: Path, private: Path, *, command_line: str, timeout_s: float, environment: dict[str, str], clock: Clock) -> None:
         self.expired = False
         self._private = private
         self._environment = environment
@@ -262,7 +347,7 @@ class _Run:
         self._deadline_s = clock.now_s() + timeout_s
         self._stopped = threading.Event()
         self._queue: queue.SimpleQueue[Json | BaseException | None] = queue.SimpleQueue()
-        self._words = (playbook, check)
+        self._words = (playbook, command_line)
 
     def events(self) -> Iterator[Json]:
         """The events in order. Leaving early, by whatever error, ends the run and all its processes."""
@@ -278,22 +363,22 @@ class _Run:
             thread.join()
             end_marked(RUN_VARIABLE, self._private.name, self._clock)
 
-    def last_lines(self) -> tuple[str, ...]:
-        """The end of what Ansible printed."""
+    def lines(self) -> tuple[str, ...]:
+        """What Ansible printed, without colours and empty lines."""
         found = sorted((self._private / "artifacts").glob("*/stdout"))
         text = found[0].read_text(errors="replace") if found else ""
-        return tuple(line for line in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).splitlines() if line.strip())[-20:]
+        return tuple(line for line in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).splitlines() if line.strip())
 
     def _run(self) -> None:
         try:
             from ansible_runner import Runner, RunnerConfig
 
-            playbook, check = self._words
+            playbook, command_line = self._words
             config = RunnerConfig(
                 private_data_dir=str(self._private),
                 playbook=str(playbook),
                 inventory=str(self._private / "inventory.json"),
-                cmdline=f"--extra-vars @vars.json{' --check' if check else ''}",
+                cmdline=command_line,
                 envvars=self._environment,
                 quiet=True,
                 suppress_env_files=True,

@@ -105,9 +105,8 @@ def parse_answer(code: int, stdout: str, stderr: str) -> tuple[Condition, ...]:
     """
     words = "\n".join(line for line in f"{stdout}\n{stderr}".splitlines() if not line.lstrip().startswith("<"))
     lost = tuple(_lost(words))
-    begin, end = stdout.find("<nvidia_smi_log"), stdout.rfind("</nvidia_smi_log>")
-    if begin >= 0 and end > begin:
-        found = parse_conditions(stdout[begin : end + len("</nvidia_smi_log>")])
+    if text := _xml_in(stdout):
+        found = parse_conditions(text)
         known = {condition.bus for condition in found}
         return (*found, *(condition for condition in lost if condition.bus not in known))
     if lost:
@@ -126,14 +125,24 @@ def parse_conditions(text: str) -> tuple[Condition, ...]:
     Raises:
         ToolError: It is no such XML.
     """
-    try:
-        root = ElementTree.fromstring(text)  # noqa: S314  (from a program of this machine; expat refuses entity bombs)
-    except ElementTree.ParseError as error:
-        raise ToolError(f"the answer of nvidia-smi cannot be read: {error}", "nvidia-smi -q -x") from None
     return tuple(
         Condition(index, _bus(node.get("id", "")), _said(node, "product_name"), _said(node, "uuid"), tuple(_faults(node)))
-        for index, node in enumerate(root.iter("gpu"))
+        for index, node in enumerate(_root_of(text).iter("gpu"))
     )
+
+
+def parse_setup(stdout: str) -> tuple[str, frozenset[int]]:
+    """How GPUs are run, by what `nvidia-smi -q -x` answered: the driver's version, and the indexes of those that are cut into slices (MIG).
+
+    Raises:
+        ToolError: It is no such XML.
+    """
+    text = _xml_in(stdout)
+    if not text:
+        return "", frozenset()
+    root = _root_of(text)
+    sliced = (index for index, node in enumerate(root.iter("gpu")) if _said(node, "mig_mode/current_mig") == "Enabled")
+    return _said(root, "driver_version"), frozenset(sliced)
 
 
 def parse_xids(lines: Iterable[str]) -> dict[str, tuple[Fault, ...]]:
@@ -157,6 +166,19 @@ def with_xids(found: Iterable[Condition], xids: dict[str, tuple[Fault, ...]]) ->
     # One that only the kernel still speaks of is gone from the bus.
     gone = (Condition(-1, bus, "", "", faults) for bus, faults in xids.items() if bus not in known and any("Xid 79" in fault.message for fault in faults))
     return (*told, *gone)
+
+
+def _xml_in(stdout: str) -> str:
+    """The XML in an answer, which may have words before and after it; empty without."""
+    begin, end = stdout.find("<nvidia_smi_log"), stdout.rfind("</nvidia_smi_log>")
+    return stdout[begin : end + len("</nvidia_smi_log>")] if 0 <= begin < end else ""
+
+
+def _root_of(text: str) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314  (from a program of ours; expat refuses entity bombs)
+    except ElementTree.ParseError as error:
+        raise ToolError(f"the answer of nvidia-smi cannot be read: {error}", "nvidia-smi -q -x") from None
 
 
 def _faults(gpu: ElementTree.Element) -> Iterator[Fault]:

@@ -20,7 +20,6 @@ from kivactl.tools.helm_output import (
     Finding,
     ReleaseState,
     StoredRelease,
-    Version,
     Written,
     parse_findings,
     parse_history,
@@ -30,6 +29,7 @@ from kivactl.tools.helm_output import (
     parse_version,
     parse_written,
 )
+from kivactl.tools.version import Version
 
 __all__ = [
     "BrokenOff",

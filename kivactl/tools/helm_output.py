@@ -13,19 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kivactl.errors import ToolError
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Version:
-    """Of the program helm."""
-
-    major: int
-    minor: int
-    patch: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}.{self.patch}"
-
+from kivactl.tools.version import Version
 
 OLDEST = Version(3, 17)
 """What kivactl works with, together with Helm 4."""

@@ -92,6 +92,19 @@ class GatewayClient:
             raise ToolError(f"the engine of '{self._endpoint.model}' answers but generates nothing", "kivactl logs")
         return tokens
 
+    def prompt_tokens(self, prompt: str) -> int | None:
+        """How many tokens a prompt is, with all that the engine puts around it; None where it does not count.
+
+        Raises:
+            KivaError: It does not answer, or refuses.
+        """
+        body = {"model": self._endpoint.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 1, "temperature": 0}
+        with self._sent("POST", "/chat/completions", body) as response:
+            answer = _json(response.read())
+        usage = answer.get("usage") if isinstance(answer, dict) else None
+        tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        return tokens if isinstance(tokens, int) and tokens > 0 else None
+
     def _pieces(self, response: httpx.Response) -> Iterator[str]:
         finished = False
         for data in _events(response):

@@ -14,7 +14,7 @@ from kivactl.tools.kube_asking import Asking, Watching
 from kivactl.tools.kube_calls import Answer, Calls, Cut, Request
 from kivactl.tools.kube_errors import AlreadyThere, Invalid, Missing, flags_for
 from kivactl.tools.kube_exec import run_in
-from kivactl.tools.kube_forward import Forward
+from kivactl.tools.kube_forward import Forward, Way
 from kivactl.tools.kube_kinds import KINDS
 from kivactl.tools.kube_objects import Event, Json, Listing, Node, Permission, Ran, Version, WatchEvent, parse_event, parse_node, parse_version
 from kivactl.tools.kube_watch import watched
@@ -184,8 +184,28 @@ class Cluster:
         """
         body: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground" if wait_for_dependents else "Background"}
         body |= {"gracePeriodSeconds": 0} if at_once else {}
+        return self._taken_away(lambda: self._asking.ask("delete", self._asking.kind_of(kind), name, namespace, body=body))
+
+    def evict(self, pod: str, *, namespace: str | None = None) -> bool:
+        """Ask a pod to go, with its time to end, as far as PodDisruptionBudgets let it.
+
+        Args:
+            pod: Name of the pod.
+            namespace: See the class.
+
+        Returns:
+            False when it was not there.
+
+        Raises:
+            Guarded: A budget does not let it go now.
+        """
+        body: Json = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace or self.namespace}}
+        return self._taken_away(lambda: self._asking.ask("create", KINDS["Pod"], pod, namespace, body=body, subresource="eviction"))
+
+    def _taken_away(self, ask: Callable[[], object]) -> bool:
+        """Whether what is asked away was there; an answer that was lost may have been the one that did it."""
         try:
-            self._asking.ask("delete", self._asking.kind_of(kind), name, namespace, body=body)
+            ask()
         except Missing as missing:
             if not missing.object_only:
                 raise
@@ -275,19 +295,24 @@ class Cluster:
         question, request = self._asking.request("create", KINDS["Pod"], pod, namespace, subresource="exec")
         return run_in(self._asking.calls.access, question, request.path, container, argv, stdin=stdin or "", timeout_s=timeout_s, clock=self.clock)
 
-    def forward(self, pod: str, port: int, *, namespace: str | None = None) -> Forward:
+    def forward(self, pod: str | Callable[[], Sequence[str]], port: int, *, namespace: str | None = None) -> Forward:
         """A port of a pod on this machine's loopback, until it is closed or the process ends.
 
         Args:
-            pod: Name of the pod.
+            pod: Name of the pod; or what gives, for each connection, those that may take it, the first to be tried first.
             port: The pod's.
             namespace: See the class.
 
         Raises:
             Missing: There is no such pod.
         """
-        question, request = self._asking.request("create", KINDS["Pod"], pod, namespace, subresource="portforward")
-        return Forward(self._asking.calls.access, question, request.path, port)
+
+        def ways() -> list[Way]:
+            names = [pod] if isinstance(pod, str) else pod()
+            asked = [self._asking.request("create", KINDS["Pod"], one, namespace, subresource="portforward") for one in names]
+            return [Way(question, request.path) for question, request in asked]
+
+        return Forward(self._asking.calls.access, ways, port)
 
     def nodes(self, selector: str = "") -> tuple[Node, ...]:
         """The machines."""

@@ -1,7 +1,6 @@
-"""The way into a cluster: kubeconfig files, credentials, TLS.
+"""Where a cluster is and as whom it is asked: kubeconfig files and credentials.
 
-The package's own loader goes on without credentials when a credential plugin fails, and leaves private keys in files; so the files are read here,
-and keys lie on disk only for the moment in which OpenSSL reads them.
+The package's own loader goes on without credentials when a credential plugin fails; so the files are read here.
 """
 
 from __future__ import annotations
@@ -9,13 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import logging
 import os
-import ssl
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,9 +20,6 @@ from kivactl.errors import KivaError, PreconditionError
 from kivactl.stack.secret import Secret
 from kivactl.tools import process
 from kivactl.tools.kube_objects import Json
-
-CONNECTIONS = 32
-"""Connections kept to one API server; more are made where more threads ask at once, and closed afterwards."""
 
 _PLUGIN_S = 60.0
 _EARLY = timedelta(seconds=60)
@@ -264,79 +256,6 @@ def plugin_answer(plugin: Json, file: Path, cluster: Json | None, context: str) 
             f"{said} gives no credentials: what it prints is no ExecCredential", f"log in again, or install another version of {name}"
         ) from None
     return {key: str(value) for key, value in status.items() if value}
-
-
-def ssl_context(access: Access) -> ssl.SSLContext | None:
-    """How TLS is spoken; None for a server without.
-
-    Raises:
-        PreconditionError: A certificate or key is none.
-    """
-    if access.server.startswith("http://"):
-        return None
-    try:
-        context = ssl.create_default_context(cadata=access.authority or None)
-    except (ssl.SSLError, ValueError):
-        raise PreconditionError(f"the `certificate-authority` of the cluster of context '{access.context}' holds no certificate") from None
-    # Python 3.13 asks of authorities what kubectl does not, and what those of many clusters have not.
-    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-    if not access.verified:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    with certificate_files(access) as files:
-        if files is not None:
-            try:
-                context.load_cert_chain(*files)
-            except (ssl.SSLError, OSError):
-                raise PreconditionError(f"the client certificate of context '{access.context}' and its key do not go together") from None
-    return context
-
-
-@contextmanager
-def certificate_files(access: Access) -> Iterator[tuple[Path, Path] | None]:
-    """The client certificate and its key as files, for as long as it takes to read them; None without."""
-    pair = access.credentials.certificate
-    if pair is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="kivactl-") as folder:  # mode 0700
-        files = Path(folder, "certificate.pem"), Path(folder, "key.pem")
-        files[0].write_text(pair.certificate)
-        files[1].touch(mode=0o600)
-        files[1].write_text(pair.key.reveal())
-        yield files
-
-
-def configuration_for(access: Access) -> Any:
-    """The package's configuration: server, proxies and names, without credentials."""
-    from kubernetes.client.configuration import Configuration
-
-    configuration = Configuration(host=access.server)
-    configuration.verify_ssl = access.verified
-    configuration.connection_pool_maxsize = CONNECTIONS
-    configuration.tls_server_name = access.server_name or None
-    if access.proxy:
-        configuration.proxy = access.proxy
-    return configuration
-
-
-def pool_for(access: Access) -> Any:
-    """The connections to a cluster: a `urllib3.PoolManager`, or one that goes through a proxy."""
-    from kubernetes.client.rest import RESTClientObject
-    from urllib3 import disable_warnings
-    from urllib3.exceptions import InsecureRequestWarning
-
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every connection above those that are kept
-    if not access.verified:  # as the kubeconfig says; one warning for each request helps nobody
-        disable_warnings(InsecureRequestWarning)
-    pool = RESTClientObject(configuration_for(access)).pool_manager
-    context = ssl_context(access)
-    if context is not None:
-        pool.connection_pool_kw = {
-            key: value for key, value in pool.connection_pool_kw.items() if key not in {"cert_file", "key_file", "ca_certs", "ca_cert_data"}
-        }
-        pool.connection_pool_kw["ssl_context"] = context
-    return pool
 
 
 def _moment(text: str | None) -> datetime | None:

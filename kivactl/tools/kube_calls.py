@@ -17,7 +17,8 @@ from urllib.parse import urlencode
 
 from kivactl.errors import KivaError, ToolError
 from kivactl.tools.clock import Clock
-from kivactl.tools.kube_access import Access, pool_for
+from kivactl.tools.kube_access import Access
+from kivactl.tools.kube_connections import pool_for
 from kivactl.tools.kube_errors import AlreadyThere, Missing, Question, Unreachable, fault_for, refusal_for, told
 from kivactl.tools.kube_objects import Json
 

@@ -60,6 +60,10 @@ class Refused(PreconditionError):
     policy: str = ""
 
 
+class Guarded(PreconditionError):
+    """A PodDisruptionBudget does not let a pod go now; when others are ready it may. Waiting within one request is no use."""
+
+
 class Invalid(ToolError):
     """The object is not one that the API server takes; `details` has one line for each field."""
 
@@ -204,6 +208,8 @@ def refusal_for(question: Question, code: int, body: bytes) -> KivaError:
             return _invalid(question, status, message)
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return Invalid(f"{question.subject} is larger than the API server of cluster '{question.context}' takes")
+        case HTTPStatus.TOO_MANY_REQUESTS if budget := _budget_in(status):
+            return Guarded(f"{question.subject} may not go now: {told(budget)}", f"kubectl {question.flags} -n {question.namespace} get poddisruptionbudgets")
         case HTTPStatus.TOO_MANY_REQUESTS:
             return Unreachable(f"the API server of cluster '{question.context}' is too busy: {told(message) or 'it says no more'}", "try again later")
         case HTTPStatus.INTERNAL_SERVER_ERROR if message.startswith("failed to create typed"):
@@ -354,6 +360,11 @@ def _invalid(question: Question, status: Json, message: str) -> KivaError:
     lines = tuple(f"{one.get('field') or 'the object'}: {_said(question, str(one.get('message') or ''))}" for one in causes)
     said = lines[0] if len(lines) == 1 else f"{len(lines)} fields are wrong" if lines else _said(question, message)
     return Invalid(f"cluster '{question.context}' does not take {question.subject}: {said}", details=lines if len(lines) > 1 else ())
+
+
+def _budget_in(status: Json) -> str:
+    """What a PodDisruptionBudget says against an eviction; empty when it is about something else."""
+    return next((str(one.get("message") or "") for one in _details(status)[1] if one.get("reason") == "DisruptionBudget"), "")
 
 
 def _details(status: Json) -> tuple[Json, list[Json]]:

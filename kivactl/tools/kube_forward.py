@@ -4,38 +4,53 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from kivactl.errors import KivaError
-from kivactl.tools.kube_access import Access, configuration_for
-from kivactl.tools.kube_errors import Question, fault_for, refusal_for
+from kivactl.errors import KivaError, ToolError
+from kivactl.tools.kube_access import Access
+from kivactl.tools.kube_connections import configuration_for
+from kivactl.tools.kube_errors import Missing, Question, Unreachable, fault_for, refusal_for
 from kivactl.tools.kube_exec import trusted
 
 _PIECE_BYTES = 64 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a pod's ports are.
+
+    Attributes:
+        question: For the sentence when it fails.
+        path: Of the pod's `portforward`.
+    """
+
+    question: Question
+    path: str
+
+
 class Forward:
-    """Listens until it is closed or the process ends; each connection has one of its own to the pod.
+    """Listens until it is closed or the process ends; each connection has one of its own to a pod: the first of some that takes it.
 
     Attributes:
         port: TCP port on 127.0.0.1.
     """
 
-    def __init__(self, access: Access, question: Question, path: str, pod_port: int) -> None:
+    def __init__(self, access: Access, pods: Callable[[], Sequence[Way]], pod_port: int) -> None:
         """Begin to listen; the cluster is asked once, so that a missing permission is told here and not to a client.
 
         Args:
             access: Where and as whom.
-            question: For the sentence when it fails.
-            path: Of the pod's `portforward`.
-            pod_port: The pod's.
+            pods: Gives the ways to the pods that may take a connection, the first to be tried first; at least one.
+            pod_port: Theirs.
 
         Raises:
             KivaError: The cluster refuses, or does not answer.
         """
-        self._access, self._question, self._path, self._pod_port = access, question, path, pod_port
-        _connected(access, question, path, pod_port).close()
+        self._access, self._pods, self._pod_port = access, pods, pod_port
+        self._connected().close()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         threading.Thread(target=self._serve, name="kivactl-forward", daemon=True).start()
@@ -58,7 +73,7 @@ class Forward:
         """A client whose connection cannot be had sees it closed, as when the gateway itself were away."""
         with client:
             try:
-                forward = _connected(self._access, self._question, self._path, self._pod_port)
+                forward = self._connected()
             except KivaError:
                 return
             pod = forward.socket(self._pod_port)
@@ -68,6 +83,14 @@ class Forward:
             with suppress(OSError):
                 pod.close()
             back.join()
+
+    def _connected(self) -> Any:
+        """A connection to the first pod that takes it; a pod that is gone meanwhile is passed over."""
+        *firsts, last = self._pods()
+        for way in firsts:
+            with suppress(Missing, ToolError, Unreachable):
+                return _connected(self._access, way, self._pod_port)
+        return _connected(self._access, last, self._pod_port)
 
 
 def _copy(source: Any, sink: Any) -> None:
@@ -79,7 +102,7 @@ def _copy(source: Any, sink: Any) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-def _connected(access: Access, question: Question, path: str, pod_port: int) -> Any:
+def _connected(access: Access, way: Way, pod_port: int) -> Any:
     from kubernetes.stream.ws_client import PortForward, create_websocket, get_websocket_url
     from websocket import WebSocketBadStatusException, WebSocketException
 
@@ -87,9 +110,9 @@ def _connected(access: Access, question: Question, path: str, pod_port: int) -> 
     headers = {"sec-websocket-protocol": "v4.channel.k8s.io", **{key.lower(): value for key, value in access.credentials.headers().items()}}
     try:
         with trusted(access, configuration):
-            opened = create_websocket(configuration, get_websocket_url(f"{access.server}{path}?ports={pod_port}"), headers)
+            opened = create_websocket(configuration, get_websocket_url(f"{access.server}{way.path}?ports={pod_port}"), headers)
     except WebSocketBadStatusException as error:
-        raise refusal_for(question, error.status_code, error.resp_body or b"") from None
+        raise refusal_for(way.question, error.status_code, error.resp_body or b"") from None
     except (WebSocketException, OSError) as error:
-        raise fault_for(question, error) from None
+        raise fault_for(way.question, error) from None
     return PortForward(opened, [pod_port])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import socket
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -15,17 +16,28 @@ from typing import Any
 from kivactl.errors import PreconditionError, ToolError
 from kivactl.tools import process
 
+LOOPBACK = "127.0.0.1"
 MARKER = "kiva-loadtest "
 """Begins each line that is meant for us; whatever else the child prints is talk."""
 
 
-def command_for(user_file: Path, *, users: int) -> tuple[str, ...]:
-    """The command line of a run without a web page; the user file itself decides when it ends.
+def command_for(user_file: Path, *, users: int, processes: int = 1, page_port: int | None = None) -> tuple[str, ...]:
+    """The command line of a run; the user file itself decides when it ends.
 
     Args:
         user_file: The Locust file.
         users: All of them start at once.
+        processes: Several are workers of a master, which speaks to them on a port of the loopback interface.
+        page_port: Where Locust's own page is served, on the loopback interface; None without.
+
+    Raises:
+        PreconditionError: Something else listens there.
     """
+    if page_port is not None:
+        _claim(page_port)
+    port = str(_free_port()) if processes > 1 else ""
+    several = ("--processes", str(processes), "--master-bind-host", LOOPBACK, "--master-bind-port", port, "--master-host", LOOPBACK, "--master-port", port)
+    page = ("--autostart", "--web-host", LOOPBACK, "--web-port", str(page_port))
     return (
         sys.executable,
         "-P",  # a folder that happens to hold a json.py must not lend it to Locust
@@ -33,17 +45,34 @@ def command_for(user_file: Path, *, users: int) -> tuple[str, ...]:
         "locust",
         "--locustfile",
         str(user_file),
-        "--headless",
+        *(page if page_port is not None else ("--headless", "--only-summary")),
         "--users",
-        str(users),
+        str(max(users, processes)),
         "--spawn-rate",
-        str(users),
-        "--only-summary",
+        str(max(users, processes)),
         "--loglevel",
         "ERROR",
         "--exit-code-on-error",
         "0",
+        *(several if processes > 1 else ()),
     )
+
+
+def _claim(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "a port is at most 65535"
+            raise PreconditionError(f"Locust's page cannot be served on port {port}: {reason}", "--ui PORT, with another port") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def require() -> None:

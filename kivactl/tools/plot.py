@@ -1,4 +1,4 @@
-"""matplotlib: draws what happened over time as an SVG that prints well, also without colours. Only this module imports it.
+"""matplotlib: draws what happened over time as an SVG that prints well, also without colours, and charts for a page. Only this module imports it.
 
 Colours are those of Okabe and Ito, which everybody can tell apart; what matters differs in shape or hatching too.
 """
@@ -6,12 +6,17 @@ Colours are those of Okabe and Ito, which everybody can tell apart; what matters
 from __future__ import annotations
 
 import importlib.util
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kivactl.errors import PreconditionError
+from kivactl.tools.chart import Chart, Tone
+from kivactl.tools.chart_axes import draw_panel
+from kivactl.tools.inline_svg import inline_svg
 
 _BLUE, _VERMILLION, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#555555"
 _WIDE_INCH, _PANELS_INCH, _STRIP_INCH = 9.0, 4.6, 0.3
@@ -140,6 +145,34 @@ def draw(picture: Timeline, path: Path) -> None:
         below.set_xlabel(picture.x_label)
         figure.align_ylabels()
         figure.savefig(path, metadata={"Date": None, "Creator": "kivactl", "Title": picture.title} if path.suffix == ".svg" else None, dpi=150)
+
+
+def inline(chart: Chart) -> str:
+    """A chart as an element of a page: an SVG whose colours the page's style may set, with its texts as texts.
+
+    The same chart gives the same text.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib.figure import Figure
+
+    rows = -(-len(chart.panels) // chart.columns)
+    # A name with a dollar is no formula, and a line of dots must keep each of them.
+    style: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": chart.name, "text.parse_math": False, "path.simplify": False, "font.size": 8.5}
+    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none", "figure.facecolor": "none", "axes.linewidth": 0.8}
+    style |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), str(Tone.INK))
+    drawn = io.StringIO()
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # signs that its own font lacks: the reader's fonts have them
+        figure = Figure(figsize=(_WIDE_INCH, chart.row_inch * rows), layout="constrained")
+        places: list[Any] = list(figure.subplots(rows, chart.columns, squeeze=False).flat)
+        for axes, panel in zip(places, chart.panels, strict=False):
+            draw_panel(axes, panel)
+        for axes in places[len(chart.panels) :]:
+            axes.set_axis_off()
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    return inline_svg(drawn.getvalue(), chart.name, chart.description)
 
 
 def _bars(axes: Any, picture: Timeline) -> None:

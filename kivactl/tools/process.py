@@ -11,15 +11,24 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from kivactl.errors import PreconditionError, ToolError
 
-_LADDER = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
-"""Signal and seconds to wait for the child to end, in order."""
+Ladder = Sequence[tuple[int, float]]
+"""Signals and seconds to wait for the child to end after each, in order; the signal 0 is none: it is only waited."""
+
+WAITING = "(it is waited for)"
+"""The line that `follow` yields of its own after a Ctrl-C: the program is let come to its end."""
+
+_LADDER: Ladder = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,74 @@ def stream(
         raise failure(Completed(words, child.returncode, "\n".join(last), ""))
 
 
+def follow(
+    argv: Sequence[str | Path], record: Path, *, cwd: Path, env: Mapping[str, str], ladder: Ladder = _LADDER, timeout_s: float | None = None
+) -> Generator[str, None, int]:
+    """Run a program that prints into a file, and yield its lines (stdout and stderr as one) while it runs; leaving the loop early ends it.
+
+    Where kivactl dies, the program goes on to its end: a pipe would break under it in the middle of its work. Files that it makes are its
+    user's alone.
+
+    Args:
+        argv: Program and arguments.
+        record: The file, made anew with mode 0600.
+        cwd: Folder to run in.
+        env: The whole of its environment.
+        ladder: How it is ended. A further Ctrl-C goes on to the next signal at once; where the first only waits, the line `WAITING` tells it.
+        timeout_s: Seconds until it is ended.
+
+    Returns:
+        Its exit code, negative when a signal ended it.
+
+    Raises:
+        PreconditionError: There is no such program.
+        ToolError: It ran past `timeout_s`.
+    """
+    words = tuple(str(word) for word in argv)
+    record.unlink(missing_ok=True)
+    descriptor = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        child = subprocess.Popen(
+            words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=subprocess.STDOUT, start_new_session=True, umask=0o077
+        )
+    except FileNotFoundError:
+        raise PreconditionError(f"the program '{words[0]}' is not there", "kivactl doctor") from None
+    finally:
+        os.close(descriptor)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    try:
+        with record.open(encoding="utf-8", errors="replace") as lines:
+            yield from _growing(lines, child, deadline)
+    except KeyboardInterrupt:
+        if ladder[0][0] == 0 and child.poll() is None:
+            yield WAITING
+        raise
+    finally:
+        if child.poll() is None:
+            end(child, ladder)
+    if deadline is not None and time.monotonic() >= deadline and child.returncode != 0:
+        raise ToolError(f"'{Path(words[0]).name}' did not end within {timeout_s:g} s")
+    return child.returncode
+
+
+def _growing(lines: TextIO, child: subprocess.Popen[bytes], deadline: float | None) -> Iterator[str]:
+    """The lines of a file that a child writes, until it has ended or its time is over."""
+    begun = ""
+    while True:
+        over = child.poll() is not None  # asked before reading: what it wrote last is then in the file
+        while part := lines.readline():
+            begun += part
+            if begun.endswith("\n"):
+                yield begun.rstrip("\n")
+                begun = ""
+        if over or (deadline is not None and time.monotonic() >= deadline):
+            if begun:
+                yield begun
+            return
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_LOOK_S)
+
+
 def failure(completed: Completed) -> ToolError:
     """The error for a program that failed: its name, how it ended, its last lines."""
     ending = f"was ended by {signal.Signals(-completed.code).name}" if completed.code < 0 else f"failed with exit code {completed.code}"
@@ -134,16 +211,14 @@ def failure(completed: Completed) -> ToolError:
     return ToolError(f"'{Path(completed.argv[0]).name}' {ending}", details=tuple(lines))
 
 
-def end(child: subprocess.Popen[str]) -> None:
-    """End a child and its whole process group, politely first; returns when it is gone."""
-    for number, patience_s in _LADDER:
+def end(child: subprocess.Popen[str] | subprocess.Popen[bytes], ladder: Ladder = _LADDER) -> None:
+    """End a child and its whole process group, politely first; returns when it is gone. A Ctrl-C meanwhile goes on to the next signal."""
+    for number, patience_s in ladder:
         if child.poll() is not None:
             break
         _signal_group(child.pid, number)
-        try:
+        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             child.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            continue
     _signal_group(child.pid, signal.SIGKILL)  # what the leader left behind
 
 
@@ -173,6 +248,6 @@ def _spawned(words: tuple[str, ...], cwd: Path | None, env: Mapping[str, str], *
                 pipe.close()
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def _signal_group(group: int, number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from kivactl.errors import NotReadyError
@@ -84,6 +84,21 @@ def parse_histogram(text: str, name: str) -> Histogram | None:
         size = float(edge[1].replace("+Inf", "inf"))
         counts[size] = counts.get(size, 0.0) + float(match[3])
     return Histogram(dict(sorted(counts.items()))) if math.inf in counts else None
+
+
+def parse_totals(text: str, names: Collection[str]) -> dict[str, float]:
+    """Values by name, each added up over all its labels; those that are not there are absent.
+
+    Args:
+        text: What a process offers.
+        names: Whole names, such as `vllm:num_requests_running`.
+    """
+    totals: dict[str, float] = {}
+    for line in text.splitlines():
+        match = _SAMPLE.match(line)
+        if match is not None and match[1] in names:
+            totals[match[1]] = totals.get(match[1], 0.0) + float(match[3])
+    return totals
 
 
 def scrape(authority: str, path: str, timeout_s: float = 5) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
@@ -161,19 +161,34 @@ def answer(orders: Orders, question: Json) -> Json:
     raise ValueError(msg)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Answer the question of the command line on stdout."""
+def answered(act: Callable[[], str], what: str) -> int:
+    """Do what a command line says: the answer on stdout, a refusal as one sentence on stderr.
+
+    Args:
+        act: Does it.
+        what: What cannot be done with the ledger when it fails, such as `asked`.
+
+    Returns:
+        The exit code.
+    """
     try:
-        orders, question = arguments
-        told = answer(read_orders(Path(orders)), json.loads(question))
+        sys.stdout.write(act())
     except KivaError as error:
         sys.stderr.write(f"{error.message}\n")
         return REFUSED
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"the ledger cannot be asked: {error}\n")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.stderr.write(f"the ledger cannot be {what}: {error}\n")
         return REFUSED
-    sys.stdout.write(json.dumps(told))
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Answer the question of the command line on stdout."""
+    return answered(lambda: _answer_to(*arguments), "asked")
+
+
+def _answer_to(orders: str, question: str) -> str:
+    return json.dumps(answer(read_orders(Path(orders)), json.loads(question)))
 
 
 if __name__ == "__main__":

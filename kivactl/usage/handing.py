@@ -12,24 +12,21 @@ import os
 import re
 import secrets
 import sys
-import time
-import zlib
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kivactl.errors import KivaError, PreconditionError
+from kivactl.errors import PreconditionError
 from kivactl.stack.metering import SQLITE, Orders, read_orders
-from kivactl.usage.asked import REFUSED
+from kivactl.usage.asked import answered
+from kivactl.usage.pieces import clear_forgotten, piece_text
 from kivactl.usage.snapshot import snapshot
 
 PIECE_BYTES = 4 * 2**20
 """Of the copy, in one answer; fewer go over the network."""
 
 _NAME = re.compile(r"handed-[0-9a-f]{16}\.db")
-_FORGOTTEN_S = 86_400
 _ROOM_BYTES = 64 * 2**20
 """What stays free for the meter beside a copy."""
 
@@ -57,9 +54,7 @@ def make(orders: Orders) -> Copy:
         KivaError: It cannot be read just now.
     """
     folder, ledger = _folder(orders), Path(orders.ledger.removeprefix(SQLITE))
-    for old in folder.glob("handed-*.db"):
-        if _NAME.fullmatch(old.name) and time.time() - old.stat().st_mtime > _FORGOTTEN_S:
-            old.unlink(missing_ok=True)
+    clear_forgotten(folder, _NAME)
     if ledger.exists():
         room = os.statvfs(folder)
         free, needed = room.f_bavail * room.f_frsize, sum(path.stat().st_size for path in folder.glob(f"{ledger.name}*")) + _ROOM_BYTES
@@ -79,19 +74,7 @@ def read(orders: Orders, name: str, offset: int) -> str:
     """
     with _path(orders, name).open("rb") as file:
         file.seek(offset)
-        return b64encode(zlib.compress(file.read(PIECE_BYTES), 6)).decode()
-
-
-def piece_of(text: str) -> bytes:
-    """The bytes of a piece.
-
-    Raises:
-        ValueError: It is none.
-    """
-    try:
-        return zlib.decompress(b64decode(text.strip(), validate=True))
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
+        return piece_text(file.read(PIECE_BYTES))
 
 
 def drop(orders: Orders, name: str) -> None:
@@ -102,18 +85,12 @@ def drop(orders: Orders, name: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line says; the answer is on stdout."""
-    try:
-        verb, orders_file, *rest = arguments
-        orders = read_orders(Path(orders_file))
-        verbs: dict[str, Callable[..., str]] = {"make": _made, "read": _read, "drop": _dropped}
-        sys.stdout.write(verbs[verb](orders, *rest))
-    except KivaError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return REFUSED
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        sys.stderr.write(f"the ledger cannot be handed over: {error}\n")
-        return REFUSED
-    return 0
+    return answered(lambda: _done(*arguments), "handed over")
+
+
+def _done(verb: str, orders: str, *words: str) -> str:
+    verbs: dict[str, Callable[..., str]] = {"make": _made, "read": _read, "drop": _dropped}
+    return verbs[verb](read_orders(Path(orders)), *words)
 
 
 def _made(orders: Orders) -> str:

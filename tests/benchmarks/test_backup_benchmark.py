@@ -69,6 +69,7 @@ def test_the_table_says_where_the_target_is_missed(benchmark):
 
 
 @pytest.mark.real
+@pytest.mark.alone
 def test_it_runs(tmp_path):
     words = ["--sizes", "8MiB", "--rounds", "1", "--folder", str(tmp_path), "--json", str(tmp_path / "figures.json")]
     done = subprocess.run([sys.executable, BENCHMARK, *words], check=False, capture_output=True, text=True)

@@ -16,6 +16,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gateway"
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.alone,
     pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc, which compiles the mock engine, is not installed"),
 ]
 

@@ -341,21 +341,19 @@ def test_engines_are_those_of_the_trial(kivactl):
 
 
 @pytest.mark.parametrize(("words", "offered"), [("", {"latest", "aa000000", "ab000000"}), ("ab", {"ab000000"}), ("aa0000000", {"aa0000000"}), ("x", set())])
-def test_bash_completes_ids_without_asking_the_repository(kivactl_process, folder, words, offered):
+def test_bash_completes_ids_without_asking_the_repository(completed, folder, words, offered):
     (folder / "kiva.yaml").write_text(SPEC + "backup: {repository: 'sftp:nobody@backup.invalid:/srv'}\n")
     for mark in ("aa", "ab"):
         remember(Layout(folder / ".kiva", folder), mark + "0" * 62, TRUE)
     for command_name in ("show", "verify"):
-        line = f"kivactl backup {command_name} {words}"
-        seen = kivactl_process(environment={"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "3", "PATH": "/nonexistent"})
+        seen = completed(f"kivactl backup {command_name} {words}", {"PATH": "/nonexistent"})
         assert (set(seen.stdout.split()), seen.stderr) == (offered, "")
 
 
-def test_bash_offers_the_latest_where_nothing_was_tried(kivactl_process, folder):
-    environment = {"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": "kivactl backup show ", "COMP_CWORD": "3"}
-    assert kivactl_process(environment=environment).stdout.split() == ["latest"]
+def test_bash_offers_the_latest_where_nothing_was_tried(completed, folder):
+    assert completed("kivactl backup show ").stdout.split() == ["latest"]
     (folder / "kiva.yaml").write_text("{")
-    seen = kivactl_process(environment=environment)
+    seen = completed("kivactl backup show ")
     assert (seen.stdout.strip(), seen.stderr) == ("", "")
 
 

@@ -102,6 +102,6 @@ def test_without_helm_it_is_said_how_to_get_it(site, kivactl, monkeypatch):
     assert seen.stderr.startswith("error: the program 'helm' is not on PATH\nhint: install Helm 3.17 or newer")
 
 
-def test_the_shell_completes_styles(kivactl_process):
-    seen = kivactl_process(environment={"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": "kivactl render deploy --style ", "COMP_CWORD": "4"})
+def test_the_shell_completes_styles(completed):
+    seen = completed("kivactl render deploy --style ")
     assert set(seen.stdout.split()) == {"argocd", "flux", "helmfile", "manifests", "all"}

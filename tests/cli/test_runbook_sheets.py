@@ -129,15 +129,14 @@ def test_history_of_nothing(kivactl, platform):
         ("kivactl runbook report latest --lang ", {"en", "de"}),
     ],
 )
-def test_bash_completes(kivactl_process, platform, words, offered):
+def test_bash_completes(completed, platform, words, offered):
     written(platform, GOOD)
-    count = len(words.split(" ")) - 1
-    seen = kivactl_process(environment={"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)})
+    seen = completed(words)
     assert (set(seen.stdout.split()), seen.stderr) == (offered, "")
 
 
-def test_every_shipped_runbook_is_offered(kivactl_process, platform):
-    seen = kivactl_process(environment={"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": "kivactl runbook ", "COMP_CWORD": "2"})
+def test_every_shipped_runbook_is_offered(completed, platform):
+    seen = completed("kivactl runbook ")
     assert {path.stem for path in root.content("runbooks").glob("*.yaml")} <= set(seen.stdout.split())
 
 

@@ -228,17 +228,15 @@ def test_a_given_certificate_is_not_renewed(kivactl, state, tmp_path):
 
 
 @pytest.mark.parametrize("words", ["kivactl token issue ", "kivactl tenant show ", "kivactl token list --tenant "])
-def test_bash_completes_tenants(kivactl_process, state, words):
-    count = len(words.split(" ")) - 1
-    seen = kivactl_process(environment={"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)})
+def test_bash_completes_tenants(completed, state, words):
+    seen = completed(words)
     assert set(seen.stdout.split()) == {"police", "tax"}
 
 
-def test_bash_completes_ids(kivactl, kivactl_process, state):
+def test_bash_completes_ids(kivactl, completed, state):
     token_id, _ = issued(kivactl, "police")
     words = f"kivactl token revoke {token_id[:3]}"
-    environment = {"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"}
-    assert kivactl_process(environment=environment).stdout.split() == [token_id]
+    assert completed(words).stdout.split() == [token_id]
     (state.parent / "kiva.yaml").write_text("{")
-    seen = kivactl_process(environment=environment)
+    seen = completed(words)
     assert (seen.stdout.strip(), seen.stderr) == ("", "")

@@ -71,7 +71,8 @@ def test_click_itself_is_never_imported():
     import kivactl
 
     for path in Path(kivactl.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)) if "click" in text else ():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] == "click" or "_click" in name for name in names), path
 
@@ -190,17 +191,20 @@ def test_as_a_process(kivactl_process, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "position", "offered"),
-    [("kivactl in", 1, {"init"}), ("kivactl spec ", 2, {"check", "show", "schema"}), ("kivactl spec check --output ", 4, {"human", "json"})],
+    ("line", "offered"),
+    [("kivactl in", {"init"}), ("kivactl spec ", {"check", "show", "schema"}), ("kivactl spec check --output ", {"human", "json"})],
 )
-def test_bash_completes(kivactl_process, words, position, offered):
-    seen = kivactl_process(environment={"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(position)})
+def test_bash_completes(completed, line, offered):
+    seen = completed(line)
     assert seen.code == 0
     assert set(seen.stdout.split()) == offered
 
 
 def test_bash_completes_every_command(kivactl_process):
-    seen = kivactl_process(environment={"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": "kivactl ", "COMP_CWORD": "1"})
+    """As a process of its own, as bash asks."""
+    environment = {"_KIVACTL_COMPLETE": "complete_bash", "COMP_WORDS": "kivactl ", "COMP_CWORD": "1"}
+    seen = kivactl_process(environment=environment)
+    assert (seen.code, seen.stderr) == (0, "")
     assert {entry.name for entry in registered()} <= set(seen.stdout.split())
 
 

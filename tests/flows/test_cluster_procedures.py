@@ -26,8 +26,8 @@ from kivactl.runbooks.actions import ACTIONS, PROBES
 from kivactl.runbooks.actions.action import Site
 from kivactl.targets.status import Health
 from kivactl.tools.kube_objects import Ran
-from kivactl.usage import handing
 from kivactl.usage.meter import Meter, World
+from kivactl.usage.pieces import piece_of
 from kivactl.usage.report import By
 from kivactl.usage.snapshot import sums_of
 
@@ -337,7 +337,7 @@ def test_a_copy_that_comes_damaged_is_none(site, meter, tmp_path, spoil):
     def spoiled(argv, ran):
         if argv[3] != "read":
             return ran
-        other = b64encode(zlib.compress(handing.piece_of(ran.stdout)[::-1])).decode()
+        other = b64encode(zlib.compress(piece_of(ran.stdout)[::-1])).decode()
         return Ran(0, {"cut": "", "other": other, "no piece": "!!"}[spoil], "")
 
     meter.broken = spoiled

@@ -15,6 +15,8 @@ import pytest
 from kivactl.errors import NotReadyError, PreconditionError
 from kivactl.flows import faults
 from kivactl.plan import Status
+from kivactl.targets import processes
+from kivactl.targets.processes import Processes
 from kivactl.targets.status import Component, Health
 from kivactl.tools.clock import Clock
 
@@ -45,8 +47,9 @@ def engine():
 
 @pytest.fixture
 def deployment(tmp_path):
-    layout, platform = SimpleNamespace(supervisor_socket=tmp_path / "none.sock"), SimpleNamespace(name="p", models=[SimpleNamespace(name="m")])
-    return SimpleNamespace(clock=Seconds().clock, layout=layout, platform=platform)
+    clock, layout = Seconds().clock, SimpleNamespace(supervisor_socket=tmp_path / "none.sock")
+    target = SimpleNamespace(breaking=Processes(layout, clock))
+    return SimpleNamespace(clock=clock, platform=SimpleNamespace(name="p", models=[SimpleNamespace(name="m")]), target=target)
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def components(monkeypatch):
 
     def script(*seen):
         looks = iter(seen[:-1])
-        monkeypatch.setattr(faults, "status_of", lambda *_: SimpleNamespace(components=next(looks, seen[-1])))
+        monkeypatch.setattr(processes, "status_of", lambda *_: SimpleNamespace(components=next(looks, seen[-1])))
 
     return script
 
@@ -68,7 +71,7 @@ def test_a_killed_component_is_dead_and_the_moment_is_told(engine, deployment, c
     components([component(pid=engine.pid)])
     outcome = list(faults.kill(deployment, "m-0"))[-1]
     assert engine.wait(10) == -signal.SIGKILL
-    assert outcome.data == {"mark": "fault", "at_s": 100.0, "result": {"component": "m-0", "pid": engine.pid}}
+    assert outcome.data == {"mark": "fault", "at_s": 100.0, "result": {"component": "m-0", "process": str(engine.pid)}}
 
 
 def test_a_hanging_component_lives_and_does_nothing_with_its_children_until_it_is_repaired(engine, deployment, components):
@@ -122,9 +125,9 @@ def test_what_ends_in_the_very_moment_is_no_fault_of_the_drill(deployment, compo
 
 def test_repair_starts_what_has_ended_for_good_and_waits(deployment, components, monkeypatch):
     started = []
-    monkeypatch.setattr(faults, "Supervisor", lambda *_: SimpleNamespace(start=started.append))
+    monkeypatch.setattr(processes, "Supervisor", lambda *_: SimpleNamespace(start=started.append))
     stopped = [component(health=Health.STOPPED, pid=0)]
-    components(stopped, stopped, [component(health=Health.STARTING)], [component()])
+    components(stopped, stopped, stopped, [component(health=Health.STARTING)], [component()])
     assert list(faults.repair(deployment, "m-0", 10))[-1].status is Status.DONE
     assert started == ["m-0"]
 
@@ -138,11 +141,11 @@ def test_repair_does_not_wait_for_ever(deployment, components):
 def test_restored_is_serving_by_another_process(deployment, components):
     for seen, restored in (([component(pid=1)], False), ([component(pid=2)], True), ([component(health=Health.STARTING, pid=2)], False), ([], False)):
         components(seen)
-        assert faults.is_restored(deployment, "m-0", 1) is restored
+        assert faults.is_restored(deployment, "m-0", "1") is restored
 
 
 def test_others_of_the_same_model_count(deployment, components, monkeypatch):
-    monkeypatch.setattr(faults, "known_replica", lambda *_: None)
+    monkeypatch.setattr(processes, "known_replica", lambda *_: None)
     components([component("gateway", model=""), component(), component("m-1"), component("m-2", Health.STARTING), component("n-0", model="n")])
     assert faults.serving_beside(deployment, None) == 1
     assert faults.serving_beside(deployment, "m-2") == 2

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, NotReadyError, PreconditionError, ToolError
-from kivactl.flows.loadtest import run_loadtest, verdict
+from kivactl.flows.loadtest import Bench, _calibrated, run_loadtest, verdict
+from kivactl.loadtest.prompts import Prompts
 from kivactl.loadtest.record import Record
-from kivactl.loadtest.scenario import Scenario
+from kivactl.loadtest.scenario import Scenario, assignment_for
 from kivactl.plan import Outcome, Status
 from kivactl.spec.platform import ServiceLevels
 from kivactl.stack.endpoint import Endpoint
@@ -24,12 +25,26 @@ from kivactl.tools import locust
 from kivactl.tools.clock import Clock
 
 S = 10**9
-SCENARIO = Scenario.model_validate({"name": "test", "duration": "10s", "prompts": ["x"], "timeout": "2s", "seed": 3})
+SCENARIO = Scenario.model_validate({"name": "test", "load": {"users": 1}, "duration": "10s", "prompts": {"texts": ["x"]}, "timeout": "2s", "seed": 3})
 LEVELS = ServiceLevels()
 SPAWNED = {"event": "spawned", "users": 1}
 MEASURING = {"event": "measuring", "start_ns": 10 * S, "end_ns": 20 * S}
 ENDED = {"event": "ended", "is_complete": True, "generator_lag_p99_ms": 0.3}
-PROGRESS = {"event": "progress", "phase": "measuring", "elapsed_s": 6.0, "requests": 1, "failures": 1, "tokens_per_s": 4.5, "generator_lag_p99_ms": 0.2}
+PROGRESS = {
+    "event": "progress",
+    "phase": "measuring",
+    "elapsed_s": 6.0,
+    "requests": 1,
+    "failures": 1,
+    "under_way": 1,
+    "requests_per_s": 0.2,
+    "tokens_per_s": 4.5,
+    "ttft_p50_ms": 100.0,
+    "ttft_p95_ms": 200.0,
+    "itl_p50_ms": None,
+    "itl_p95_ms": None,
+    "generator_lag_p99_ms": 0.2,
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -83,7 +98,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def watch(argv: tuple[str, ...], *, cwd: Path, env: dict[str, str], timeout_s: float) -> Iterator[dict[str, Any]]:
         assert not any("hush" in word for word in argv)
-        assert "hush" in env.values()
+        assert '{"": "hush"}' in env.values()
         for item in script:
             if isinstance(item, (Record, str)):
                 with (cwd / "records.jsonl").open("a") as spool:
@@ -99,7 +114,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def ran(folder: Path) -> list[Outcome]:
     with platform() as endpoint:
-        return list(run_loadtest(endpoint, SCENARIO, LEVELS, folder, Clock()))
+        return list(run_loadtest(Bench(endpoint, LEVELS, Clock()), SCENARIO, folder))
 
 
 def test_a_run_from_its_events_and_records(generator: list[Any], tmp_path: Path) -> None:
@@ -112,10 +127,18 @@ def test_a_run_from_its_events_and_records(generator: list[Any], tmp_path: Path)
         ("load test test", Status.PROGRESS),
         ("load test test", Status.DONE),
     ]
-    assert outcomes[3].message == "measuring: 1 requests, 1 failed, 4.5 tokens/s"
+    assert outcomes[3].message == "measuring: 1 requests, 1 failed, 1 under way, 4.5 tokens/s, TTFT 100/200 ms, lag 0.2 ms"
     summary = outcomes[-1].data
     assert (summary["requests"], summary["window_s"], summary["generator_lag_p99_ms"], summary["invalid"]) == (2, 10.0, 0.3, None)
-    assert {file.name for file in (tmp_path / "run").iterdir()} == {"scenario.json", "records.jsonl", "summary.json", "report.md"}
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {
+        "scenario.json",
+        "environment.json",
+        "records.jsonl.gz",
+        "summary.json",
+        "report.md",
+        "report.html",
+        "junit.xml",
+    }
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
     assert "hush" not in (tmp_path / "run" / "scenario.json").read_text()
     json.dumps(outcomes[-1].as_dict())
@@ -162,7 +185,7 @@ def test_ctrl_c_leaves_what_was_measured(generator: list[Any], tmp_path: Path) -
 def test_leaving_early_writes_the_report(generator: list[Any], tmp_path: Path) -> None:
     generator += [SPAWNED, MEASURING, answered(0, 12 * S), PROGRESS, PROGRESS]
     with platform() as endpoint:
-        outcomes = run_loadtest(endpoint, SCENARIO, LEVELS, tmp_path / "run", Clock())
+        outcomes = run_loadtest(Bench(endpoint, LEVELS, Clock()), SCENARIO, tmp_path / "run")
         while next(outcomes).status is not Status.PROGRESS:
             pass
         outcomes.close()  # type: ignore[attr-defined]
@@ -183,7 +206,7 @@ def test_verdicts(generator: list[Any], tmp_path: Path) -> None:
         "tpot_p95: nothing to measure, promised 100 ms",
         "error_ratio: 50.00 %, promised 10.00 %",
     )
-    assert caught.value.hint == f"see {tmp_path / 'run' / 'report.md'}"
+    assert caught.value.hint == f"see {tmp_path / 'run' / 'report.html'}"
 
 
 def test_an_endpoint_that_is_down_is_one_sentence(generator: list[Any], tmp_path: Path) -> None:
@@ -191,10 +214,23 @@ def test_an_endpoint_that_is_down_is_one_sentence(generator: list[Any], tmp_path
         unused.bind(("127.0.0.1", 0))
         endpoint = Endpoint(f"http://127.0.0.1:{unused.getsockname()[1]}/v1", Secret("hush"), None, "m")
         with pytest.raises(PreconditionError, match="nothing answers at"):
-            list(run_loadtest(endpoint, SCENARIO, LEVELS, tmp_path / "run", Clock()))
+            list(run_loadtest(Bench(endpoint, LEVELS, Clock()), SCENARIO, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_platform_without_an_engine_is_not_ready(generator: list[Any], tmp_path: Path) -> None:
     with platform(503) as endpoint, pytest.raises(NotReadyError, match="no engine of 'm' answers"):
-        list(run_loadtest(endpoint, SCENARIO, LEVELS, tmp_path / "run", Clock()))
+        list(run_loadtest(Bench(endpoint, LEVELS, Clock()), SCENARIO, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("counted", "per_word", "overhead"),
+    [([36, 166], 1.3, 10), ([20, 120], 1.0, 0), ([None, 120], 1.0, 0), ([30, None], 1.0, 0), ([40, 40], 1.0, 0)],
+)
+def test_the_engine_says_how_long_words_are(counted: list[int | None], per_word: float, overhead: int) -> None:
+    scenario = Scenario.model_validate({"name": "a", "load": {"users": 1}, "prompts": {"tokens": 100}})
+    work = _calibrated(assignment_for(scenario, Endpoint("http://127.0.0.1/v1", Secret("x"), None, "m")), counted)
+    assert (work.tokens_per_word, work.overhead_tokens) == (pytest.approx(per_word), overhead)
+    prompts = Prompts(work)
+    asked = prompts.messages(work.kinds[0], 0, prompts.source(0))[0]["content"]
+    assert len(asked.split()) == round((100 - overhead) / per_word)

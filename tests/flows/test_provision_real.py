@@ -23,8 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kivactl.errors import PreconditionError
-from kivactl.flows import provision
-from kivactl.flows.provision import apply_provision, plan_provision, provisioned
+from kivactl.flows.provision import apply_provision, plan_provision, provisioned, this_machine
 from kivactl.journal import read
 from kivactl.plan import Status, Verb
 from kivactl.spec.platform import Platform
@@ -191,8 +190,8 @@ def test_other_names_get_another_certificate(ready):
 
 
 def test_a_certificate_near_its_end_is_remade(ready, monkeypatch):
-    variables = provision.variables_for
-    monkeypatch.setattr(provision, "variables_for", lambda *words: {**variables(*words), "kiva_local_certificate_days": 29})
+    variables = this_machine.variables_for
+    monkeypatch.setattr(this_machine, "variables_for", lambda *words: {**variables(*words), "kiva_local_certificate_days": 29})
     ready.certificate.unlink()
     _apply(ready)
     monkeypatch.undo()
@@ -327,7 +326,8 @@ def _mortal() -> None:
 def test_without_permission(tmp_path):
     tmp_path.chmod(0o555)
     script = (
-        "from pathlib import Path; from kivactl.errors import KivaError; from kivactl.flows.provision import *; from kivactl.stack.layout import Layout; "
+        "from pathlib import Path; from kivactl.errors import KivaError; from kivactl.flows.provision import *; "
+        "from kivactl.spec.platform import Platform; from kivactl.stack.layout import Layout; "
         "platform = Platform.model_validate({'name': 'kiva', 'models': [{'name': 'm', 'source': 'package:x'}]})\n"
         f"folder = Path({str(tmp_path)!r}); layout = Layout(folder / 's', folder / 'c')\n"
         "for act in (plan_provision, lambda *words: list(apply_provision(*words))):\n"
@@ -436,7 +436,8 @@ def test_an_interrupted_run_goes_on_from_there(layout):
 @pytest.mark.parametrize("step", ["Folder", "Certificate authority", "Certificate of the gateway"])
 def test_a_killed_run_goes_on_from_there(layout, step):
     script = (
-        "from pathlib import Path; from kivactl.flows.provision import *; from kivactl.stack.layout import Layout; "
+        "from pathlib import Path; from kivactl.flows.provision import *; "
+        "from kivactl.spec.platform import Platform; from kivactl.stack.layout import Layout; "
         "platform = Platform.model_validate({'name': 'kiva', 'models': [{'name': 'm', 'source': 'package:x'}]})\n"
         f"for outcome in apply_provision(platform, Path('/'), Layout(Path({str(layout.state)!r}), Path({str(layout.cache)!r}))):\n"
         "    print(outcome.step.partition(': ')[2], flush=True)\n"

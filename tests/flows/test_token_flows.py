@@ -9,7 +9,8 @@ from pathlib import Path
 
 import jwt
 import pytest
-from hypothesis import given, settings
+from generated import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kivactl.errors import PreconditionError, UsageError
@@ -426,7 +427,8 @@ def test_the_gateway_is_waited_for(deployed, monkeypatch, act):
 
     _, entry = issue(deployed)
     monkeypatch.setattr(Admin, "counters", counters)
-    monkeypatch.setattr(publication, "_TAKEN_OVER_WITHIN_S", 0.05)
+    if act == "silent":  # the others say something, however slow this machine is
+        monkeypatch.setattr(publication, "_TAKEN_OVER_WITHIN_S", 0.05)
     if act == "reload":
         assert revoke(deployed, entry.id)[-1].message == "1 token revoked, the gateway refuses them"
     elif act == "stop":
@@ -483,7 +485,7 @@ def test_operators_at_the_same_time(deployed):
 acts = st.lists(st.sampled_from(["issue", "revoke", "rotate", "overlap", "now", "deploy"]), max_size=12)
 
 
-@settings(max_examples=25)
+@examples(0.25)
 @given(acts=acts)
 def test_whatever_is_done_the_list_and_the_gateway_agree(tmp_path_factory, acts):
     deployment = provision(deployment_in(tmp_path_factory.mktemp("any")))

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from kivactl.errors import NotReadyError, PreconditionError, UsageError
 from kivactl.flows import troubles
-from kivactl.flows.troubles import Cause, End, Start, cause_of, gpu_faults, gpus_of, known_replica, parse_ends, parse_starts
+from kivactl.flows.diagnosis import Cause
+from kivactl.flows.troubles import End, Start, cause_of, gpu_faults, gpus_of, parse_ends, parse_starts
 from kivactl.stack.layout import Layout
+from kivactl.targets.processes import known_replica
 from kivactl.targets.release import Release, write_release
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools.gpu import Condition, Fault, Remedy
@@ -156,7 +158,7 @@ def test_gpus_are_not_diagnosed_where_there_are_none(layout, monkeypatch):
     with pytest.raises(PreconditionError, match="uses no GPU"):
         list(troubles.diagnose_gpus(deployment, "m-1"))
     (outcome,) = troubles.diagnose_gpus(deployment, "m-0")
-    assert outcome.data == {"gpus": "0, 2", "faults": "GPU 2 (0000:02:00.0): rows", "remedy": "exchange"}
+    assert outcome.data == {"gpus": "0, 2", "faults": "GPU 2 (0000:02:00.0): rows", "remedy": "exchange", "node": ""}
 
 
 def test_the_emergency_stop_ends_what_carries_the_mark_and_nothing_else(tmp_path):

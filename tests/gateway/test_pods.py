@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from pod_gateway import PodGateway
 from running_gateway import free_ports
@@ -226,7 +227,8 @@ def test_the_metrics_port_answers_the_kubelet_and_prometheus_and_drains_nobody(g
 
 
 def test_what_is_for_the_pod_itself_is_bound_to_loopback(gateway):
-    others = [address for *_, (address, *_) in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET) if not address.startswith("127.")]
+    legs = [leg for legs in psutil.net_if_addrs().values() for leg in legs]
+    others = [leg.address for leg in legs if leg.family == socket.AF_INET and not leg.address.startswith("127.")]
     if not others:
         pytest.skip("this machine has no address besides loopback")
     for port in (gateway.files.operations_port, gateway.files.waiting_port):

@@ -40,7 +40,7 @@ def _issue(deployment, tenant="police", name="client"):
 
 def _own_token(deployment) -> str:
     """What kivactl issues to itself, unregistered."""
-    return endpoint_for(deployment.platform, deployment.layout).token.reveal()
+    return endpoint_for(deployment).token.reveal()
 
 
 def _status(gateway, token: str) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 BUILD = Path(__file__).parents[2] / "images/build"
 NEEDED = ("buildah", "mmdebstrap", "unshare", "setpriv")

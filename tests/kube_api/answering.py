@@ -156,15 +156,41 @@ def _scale(objects: Objects, request: Request) -> tuple[int, Json]:
 
 def _evict(objects: Objects, request: Request) -> tuple[int, Json]:
     assert request.kind is not None
-    pod = objects.get(request.kind, request.namespace, request.name)
-    for budget in objects.list("PodDisruptionBudget", request.namespace):
-        if matches(budget["spec"].get("selector"), pod["metadata"].get("labels") or {}) and not (budget.get("status") or {}).get("disruptionsAllowed", 0):
-            said = "Cannot evict pod as it would violate the pod's disruption budget."
-            cause = {"reason": "DisruptionBudget", "message": f"The disruption budget {budget['metadata']['name']} does not allow it now"}
-            raise Refusal(429, said, details={"causes": [cause]})
-    if not request.dry_run:
-        objects.delete(request.kind, request.namespace, request.name)
-    return 201, {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+    with objects.store.changed:
+        pod = objects.get(request.kind, request.namespace, request.name)
+        done = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+        if (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed", "Pending"} or "deletionTimestamp" in pod["metadata"]:
+            budgets = []
+        else:
+            budgets = [one for one in objects.list("PodDisruptionBudget", request.namespace) if matches(one["spec"].get("selector"), _labels(pod))]
+        if len(budgets) > 1:
+            raise Refusal(500, "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")
+        for budget in budgets:
+            _spend(objects, budget, pod, dry_run=request.dry_run)
+        if not request.dry_run:
+            objects.delete(request.kind, request.namespace, request.name, (request.value() or {}).get("deleteOptions"))
+    return 201, done
+
+
+def _labels(pod: Json) -> Json:
+    return pod["metadata"].get("labels") or {}
+
+
+def _spend(objects: Objects, budget: Json, pod: Json, *, dry_run: bool) -> None:
+    """As the API server: one disruption less until the controller has counted again."""
+    status = budget.get("status") or {}
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in (pod.get("status") or {}).get("conditions") or ())
+    if not ready and budget["spec"].get("unhealthyPodEvictionPolicy") == "AlwaysAllow":
+        return
+    allowed = status.get("disruptionsAllowed", 0)
+    if allowed < 1:
+        name, healthy = budget["metadata"]["name"], status.get("currentHealthy", 0)
+        said = f"The disruption budget {name} needs {status.get('desiredHealthy', 0)} healthy pods and has {healthy} currently"
+        details = {"causes": [{"reason": "DisruptionBudget", "message": said}]}
+        raise Refusal(429, "Cannot evict pod as it would violate the pod's disruption budget.", details=details)
+    if not dry_run:
+        kind = objects.kinds.named("PodDisruptionBudget")
+        objects.put_status(kind, budget, {**status, "disruptionsAllowed": allowed - 1})
 
 
 def _token(objects: Objects, request: Request) -> tuple[int, Json]:

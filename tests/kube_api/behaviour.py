@@ -27,6 +27,8 @@ class Behaviour:
         exit_code: Of a Job's container.
         image: Pattern of the image of its first container; so a new image may fail where the old one ran.
         ends_after: Ticks from its deletion until a pod is gone.
+        noticed_after: Ticks from a signal until the kubelet sees that the container ended, or that its check fails.
+        restarted_after: Ticks from a failing check until the container is started anew; never when 0.
     """
 
     pods: str = "*"
@@ -38,6 +40,8 @@ class Behaviour:
     exit_code: int = 0
     image: str = "*"
     ends_after: int = 1
+    noticed_after: int = 1
+    restarted_after: int = 5
 
     def fits(self, pod: Json) -> bool:
         """Whether a pod is meant."""
@@ -46,12 +50,25 @@ class Behaviour:
 
 @dataclass
 class Course:
-    """How far a pod has come: ticks since it was placed, restarts, ticks since its deletion, and what it was told of already."""
+    """How far a pod has come.
+
+    Attributes:
+        ticks: Since it was placed, or its container was started anew.
+        restarts: Of its container.
+        ending: Ticks since its deletion.
+        said: What it was told of already.
+        stopped: Ticks since its processes were stopped; None while they run.
+        killed: Ticks since they were killed; None while they live.
+        last: How its container ended last.
+    """
 
     ticks: int = 0
     restarts: int = 0
     ending: int = 0
     said: set[str] = field(default_factory=set)
+    stopped: int | None = None
+    killed: int | None = None
+    last: Json | None = None
 
 
 def container_status(container: Json, state: Json, *, ready: bool = False, restarts: int = 0, last: Json | None = None) -> Json:

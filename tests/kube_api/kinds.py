@@ -62,7 +62,7 @@ BUILT_IN = [
         """
         namespaces Namespace cluster +status,finalize =ns
         nodes Node cluster +status =no
-        pods Pod +status,log,eviction,binding,portforward =po
+        pods Pod +status,log,eviction,binding,portforward,exec =po
         services Service +status =svc
         configmaps ConfigMap =cm
         secrets Secret

@@ -25,6 +25,17 @@ from kube_api.store import moment
 
 Json = dict[str, Any]
 
+_NODE_INFO = {
+    **dict.fromkeys(("machineID", "systemUUID", "bootID"), "0" * 32),
+    "kernelVersion": "6.12.0",
+    "osImage": "Debian GNU/Linux 13",
+    "containerRuntimeVersion": "containerd://2.2.0",
+    "kubeletVersion": "v1.37.1",
+    "kubeProxyVersion": "",
+    "operatingSystem": "linux",
+    "architecture": "amd64",
+}
+
 
 class Kubelet:
     """Everything that makes pods of what lies in the API.
@@ -39,9 +50,12 @@ class Kubelet:
         self._scripts: list[Behaviour] = []
         self._courses: dict[str, Course] = {}
         self._addresses = 0
+        self.signals: list[tuple[str, str]] = []
+        """Pod and signal of each that was sent in a container."""
         self._used: dict[str, dict[str, Decimal]] | None = None
         api.objects.graceful = True
         api.logs = self._logs
+        api.programs = self._program
 
     # Scripts
 
@@ -67,7 +81,7 @@ class Kubelet:
         }
         made = self.api.add(value)
         conditions = [{"type": "Ready", "status": ready, "reason": "KubeletReady", "lastTransitionTime": moment()}]
-        status = {"capacity": capacity, "allocatable": capacity, "conditions": conditions, "nodeInfo": {"kubeletVersion": "v1.37.1"}}
+        status = {"capacity": capacity, "allocatable": capacity, "conditions": conditions, "nodeInfo": _NODE_INFO}
         return self.api.objects.put_status(self.api.kind("Node"), made, status)
 
     def storage_class(self, name: str, *, default: bool = False, binding: str = "Immediate", works: bool = True) -> Json:
@@ -134,7 +148,44 @@ class Kubelet:
             if not pod["spec"].get("nodeName"):
                 return
         course.ticks += 1
-        self._run(pod, behaviour, course)
+        if not self._signalled(pod, behaviour, course):
+            self._run(pod, behaviour, course)
+
+    def _signalled(self, pod: Json, behaviour: Behaviour, course: Course) -> bool:
+        """What signals have done to a pod's processes: dead, its container is started anew; stopped, its checks fail. Whether that was all."""
+        if course.killed is not None:
+            course.killed += 1
+            if course.killed > behaviour.noticed_after:
+                course.killed, course.stopped, course.ticks = None, None, 0
+                course.restarts += 1
+                course.last = terminated("Error", 1)
+                self._runs(pod, course, ready=False)
+            return True
+        if course.stopped is None:
+            return False
+        course.stopped += 1
+        if course.stopped > behaviour.noticed_after:
+            self._say(pod, course, "Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503")
+            self._runs(pod, course, ready=False)
+        if behaviour.restarted_after and course.stopped > behaviour.noticed_after + behaviour.restarted_after:
+            self._say(pod, course, "Killing", f"Container {pod['spec']['containers'][0]['name']} failed liveness probe, will be restarted")
+            course.killed = behaviour.noticed_after
+        return True
+
+    def _program(self, pod: Json, _container: str, words: list[str]) -> tuple[int, str, str] | None:
+        """The program by which kivactl sends signals; what it does to real processes is tested elsewhere."""
+        if words[:2] != ["python3", "-c"] or not words[-1].startswith("SIG"):
+            return None
+        course = self._courses[pod["metadata"]["uid"]]
+        match words[-1]:
+            case "SIGKILL":
+                course.killed = 0
+            case "SIGSTOP":
+                course.stopped = 0 if course.stopped is None else course.stopped
+            case "SIGCONT":
+                course.stopped = None
+        self.signals.append((pod["metadata"]["name"], words[-1]))
+        return 0, "2\n", ""
 
     def _placed(self, pod: Json, behaviour: Behaviour, course: Course) -> Json:
         """The pod on a node, or told why there is none."""
@@ -216,13 +267,19 @@ class Kubelet:
             self._say(pod, course, "Pulled", f'Container image "{container.get("image")}" already present on machine')
             self._say(pod, course, "Started", f"Started container {container['name']}")
         if course.ticks <= behaviour.ready_after:
-            self._status(pod, "Running", [container_status(one, running()) for one in containers], inits, course)
+            self._runs(pod, course, ready=False)
         elif spec.get("restartPolicy") in {"Never", "OnFailure"}:
             good = behaviour.exit_code == 0
             end = terminated("Completed" if good else "Error", behaviour.exit_code, behaviour.message)
             self._status(pod, "Succeeded" if good else "Failed", [container_status(one, end) for one in containers], inits, course)
         else:
-            self._status(pod, "Running", [container_status(one, running(), ready=True) for one in containers], inits, course, ready=True)
+            self._runs(pod, course, ready=True)
+
+    def _runs(self, pod: Json, course: Course, *, ready: bool) -> None:
+        """All containers run."""
+        spec = pod["spec"]
+        statuses = [container_status(one, running(), ready=ready, restarts=course.restarts, last=course.last) for one in spec["containers"]]
+        self._status(pod, "Running", statuses, spec.get("initContainers") or [], course, ready=ready)
 
     def _in_trouble(self, pod: Json, behaviour: Behaviour, course: Course) -> None:
         containers, inits = pod["spec"]["containers"], pod["spec"].get("initContainers") or []

@@ -54,6 +54,8 @@ class KubeApi:
         self.logs: Callable[[str, str, str, bool], list[str] | Refusal] = lambda _namespace, _pod, _container, _previous: []
         self.ports: dict[int, tuple[str, int]] = {}
         """Who answers on a port of the pods, when it is forwarded."""
+        self.programs: Callable[[Json, str, list[str]], tuple[int, str, str] | None] = lambda _pod, _container, _words: None
+        """What a program in a container does: its exit code, stdout and stderr; None when the container has no such program."""
         self.token = token
         self._authority = Authority() if tls else None
         self._server: Server | None = None
@@ -190,6 +192,28 @@ class KubeApi:
         if (phase := (pod.get("status") or {}).get("phase", "Pending")) != "Running":
             raise Refusal(500, f"unable to forward port because pod is not running. Current status={phase}")
         return self.ports.get(port)
+
+    def program(self, request: Request, words: list[str]) -> Callable[[], tuple[int, str, str]]:
+        """What a program in a container of a pod does.
+
+        Raises:
+            Refusal: There is no such pod or container, it does not run, or it is not allowed.
+        """
+        assert request.kind is not None
+        self.admission.check_permission("create", request.kind, request.namespace, request.name, "exec")
+        pod = self.objects.get(request.kind, request.namespace, request.name)
+        container = request.query.get("container", "")
+        statuses = [*((pod.get("status") or {}).get("containerStatuses") or ()), *((pod.get("status") or {}).get("initContainerStatuses") or ())]
+        found = next((one for one in statuses if one["name"] == container), None)
+        if found is None:
+            raise Refusal(400, f"container {container} is not valid for pod {request.name}")
+        if "running" not in found["state"]:
+            raise Refusal(500, f'unable to upgrade connection: container not found ("{container}")')
+
+        def run() -> tuple[int, str, str]:
+            return self.programs(pod, container, words) or (127, "", f"{words[0]}: not found")
+
+        return run
 
     def _log(self, request: Request) -> str:
         pod = self.objects.get(self.kind("Pod"), request.namespace, request.name)

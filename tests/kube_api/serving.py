@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 from kube_api import discovery
 from kube_api.answering import Watch
 from kube_api.answers import Refusal, resource_name
 from kube_api.authority import Authority
+from kube_api.executing import execute
 from kube_api.faults import Fault
 from kube_api.forwarding import forward
 from kube_api.requests import LARGEST, Request, locate, read
@@ -110,6 +112,9 @@ class Handler(BaseHTTPRequestHandler):
             if request.subresource == "portforward":
                 self._forward(request)
                 return
+            if request.subresource == "exec":
+                self._execute(request)
+                return
             code, content = api.answer(request)
             if fault is not None and fault.answer == "lost":
                 self._hang_up()
@@ -160,6 +165,13 @@ class Handler(BaseHTTPRequestHandler):
         request.code = 101
         self.close_connection = True
         forward(self.connection, f"{self.raw_requestline.decode()}{self.headers}".replace("\r\n", "\n").replace("\n", "\r\n").encode(), port, address)
+
+    def _execute(self, request: Request) -> None:
+        words = parse_qs(urlsplit(self.path).query)["command"]
+        run = self.server.api.program(request, words)
+        request.code = 101
+        self.close_connection = True
+        execute(self.connection, f"{self.raw_requestline.decode()}{self.headers}".replace("\r\n", "\n").replace("\n", "\r\n").encode(), run)
 
     def _hang_up(self) -> None:
         self.close_connection = True

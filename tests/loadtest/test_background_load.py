@@ -31,7 +31,9 @@ def quick(answer: Any) -> None:
 
 
 def background(engine: Any, folder: Path, users: int = 3) -> BackgroundLoad:
-    scenario = Scenario.model_validate({"name": "test", "concurrency": users, "duration": "1s", "timeout": "10s", "max_tokens": TOKENS, "prompt_words": 5})
+    scenario = Scenario.model_validate(
+        {"name": "test", "load": {"users": users}, "duration": "1s", "timeout": "10s", "output": {"tokens": TOKENS}, "prompts": {"tokens": 5}}
+    )
     endpoint = engine.endpoint()
     return BackgroundLoad(assignment_for(scenario, endpoint), endpoint, folder, Clock())
 

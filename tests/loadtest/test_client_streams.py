@@ -10,18 +10,19 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from stream_asker import Asker
 
-from kivactl.loadtest.client import Client
+from kivactl.loadtest import client as client_module
+from kivactl.loadtest.answer import Order
 from kivactl.loadtest.record import FailureKind, Record
-
-BODY = b'{"model": "scripted"}'
+from kivactl.loadtest.server import request_for
 
 
 def ask(engine: Any, script: Callable[[Any], None], *, token: str = "the-right-token", timeout_s: float = 10.0) -> Record:
     engine.script = script
-    client = Client(engine.url, token, None, timeout_s)
+    client = Asker(engine.url, token, timeout_s=timeout_s)
     try:
-        return client.ask(0, BODY)
+        return client.ask(0)
     finally:
         client.close()
 
@@ -187,7 +188,7 @@ def test_silence_is_a_timeout(engine: Any) -> None:
 def test_no_server_is_a_connection_failure() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        record = Client(f"http://127.0.0.1:{unused.getsockname()[1]}/v1", "token", None, 5.0).ask(0, BODY)
+        record = Asker(f"http://127.0.0.1:{unused.getsockname()[1]}/v1", "token", timeout_s=5.0).ask(0)
     assert (record.failure, record.sent_ns) == (FailureKind.CONNECTION, None)
 
 
@@ -211,15 +212,15 @@ def test_a_user_who_gave_up_connecting_connects_anew_when_it_is_possible_again()
             other = others.enter_context(socket.socket())
             other.setblocking(False)
             other.connect_ex(listener.getsockname())
-        client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "token", None, timeout_s=0.5)
-        given_up = [client.ask(index, BODY) for index in range(3)]
+        client = Asker(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "token", timeout_s=0.5)
+        given_up = [client.ask(index) for index in range(3)]
         assert [(record.failure, record.sent_ns) for record in given_up] == [(FailureKind.TIMEOUT, None)] * 3
         others.close()
         thread = threading.Thread(target=serve)
         thread.start()
         try:
             # The kernel repeats its attempts ever more rarely, so one more may fail; it is the user's next that counts.
-            assert any(client.ask(3 + attempt, BODY).succeeded for attempt in range(60))
+            assert any(client.ask(3 + attempt).succeeded for attempt in range(60))
         finally:
             client.close()
             listener.shutdown(socket.SHUT_RDWR)
@@ -237,21 +238,21 @@ def test_what_is_not_http_is_malformed() -> None:
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        record = Client(f"http://127.0.0.1:{server.getsockname()[1]}/v1", "token", None, 5.0).ask(0, BODY)
+        record = Asker(f"http://127.0.0.1:{server.getsockname()[1]}/v1", "token", timeout_s=5.0).ask(0)
         thread.join(5)
     assert record.failure is FailureKind.MALFORMED
 
 
 def test_a_connection_is_kept_after_success_and_renewed_after_failure(engine: Any) -> None:
-    client = Client(engine.url, "the-right-token", None, 10.0)
-    first, second = client.ask(0, BODY), client.ask(1, BODY)
+    client = Asker(engine.url)
+    first, second = client.ask(0), client.ask(1)
     assert len(engine.connections) == 1
     assert first.connect_ns > 0
     assert second.connect_ns == 0
     good, engine.script = engine.script, _truncated
-    assert not client.ask(2, BODY).succeeded
+    assert not client.ask(2).succeeded
     engine.script = good
-    assert client.ask(3, BODY).succeeded
+    assert client.ask(3).succeeded
     assert len(engine.connections) == 2
     client.close()
 
@@ -264,10 +265,10 @@ def test_a_connection_that_the_server_closed_is_renewed(engine: Any) -> None:
         answer.hang_up()  # without having said so
 
     engine.script = script
-    client = Client(engine.url, "the-right-token", None, 10.0)
+    client = Asker(engine.url)
     records = []
     for index in range(3):
-        records.append(client.ask(index, BODY))
+        records.append(client.ask(index))
         time.sleep(0.05)
     client.close()
     assert [record.failure for record in records] == [None] * 3
@@ -283,8 +284,8 @@ def test_an_announced_close_is_respected(engine: Any) -> None:
         answer.close(4)
 
     engine.script = script
-    client = Client(engine.url, "the-right-token", None, 10.0)
-    assert [client.ask(index, BODY).failure for index in range(2)] == [None, None]
+    client = Asker(engine.url)
+    assert [client.ask(index).failure for index in range(2)] == [None, None]
     client.close()
 
 
@@ -299,7 +300,7 @@ def test_an_answer_is_whole_at_done_even_if_the_body_does_not_end(engine: Any) -
 
 
 def test_a_generator_that_comes_late_after_done_is_no_timeout(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kivactl.loadtest.client._AFTER_DONE_S", -1.0)
+    monkeypatch.setattr(client_module, "_AFTER_DONE_NS", -1_000_000_000)
 
     def script(answer: Any) -> None:
         answer.head()
@@ -310,23 +311,20 @@ def test_a_generator_that_comes_late_after_done_is_no_timeout(engine: Any, monke
     assert ask(engine, script).succeeded
 
 
-def test_being_ended_leaves_a_record_that_is_cut() -> None:
-    class EndOfUserError(BaseException):
-        pass
-
-    class Cut(Client):
-        def _exchange(self, *_: Any) -> None:
-            raise EndOfUserError
-
-    kept: list[Record] = []
-    with pytest.raises(EndOfUserError):
-        Cut("http://127.0.0.1:1/v1", "token", None, 5.0).ask(0, BODY, on_end=kept.append)
-    assert [(record.is_cut, record.failure) for record in kept] == [(True, None)]
+def test_being_ended_leaves_records_that_are_cut(engine: Any) -> None:
+    engine.script = _silent
+    client, kept = Asker(engine.url), []
+    for index in range(2):
+        order = Order(index, request_for(client.server, "/v1/chat/completions", "the-right-token", b"{}"), 10.0)
+        client.client.send(order, lambda _, record: kept.append(record))
+    client.client.run(lambda: client.client.token_events == 2)
+    client.close()
+    assert [(record.is_cut, record.failure, len(record.token_ns)) for record in kept] == [(True, None, 1)] * 2
 
 
 def test_tls_with_the_given_authority(tls_engine: Any) -> None:
-    client = Client(tls_engine.url, "the-right-token", str(tls_engine.ca), 10.0)
-    assert [client.ask(index, BODY).failure for index in range(3)] == [None, None, None]
+    client = Asker(tls_engine.url, ca=tls_engine.ca)
+    assert [client.ask(index).failure for index in range(3)] == [None, None, None]
     assert len(tls_engine.connections) == 1
 
     def script(answer: Any) -> None:
@@ -335,11 +333,11 @@ def test_tls_with_the_given_authority(tls_engine: Any) -> None:
         answer.hang_up()
 
     tls_engine.script = script
-    assert client.ask(3, BODY).failure is FailureKind.TRUNCATED
+    assert client.ask(3).failure is FailureKind.TRUNCATED
     client.close()
 
 
 def test_tls_that_is_not_trusted_is_a_connection_failure(tls_engine: Any) -> None:
-    record = Client(tls_engine.url, "the-right-token", None, 10.0).ask(0, BODY)
+    record = Asker(tls_engine.url).ask(0)
     assert record.failure is FailureKind.CONNECTION
     assert "certificate" in record.reason

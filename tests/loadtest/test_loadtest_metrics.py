@@ -2,20 +2,21 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kivactl.loadtest.lag import LagHistogram
-from kivactl.loadtest.metrics import Conditions, Distribution, Summary, Window, distribution_of, percentile, summary_for, verdicts_for
+from kivactl.loadtest.distribution import distribution_of, percentile
+from kivactl.loadtest.levels import Level, levels_from
+from kivactl.loadtest.metrics import Conditions, Summary, Window, summary_for
 from kivactl.loadtest.record import FailureKind, Record
 from kivactl.loadtest.report import report_for
-from kivactl.spec.platform import ServiceLevels
 
 MS = 1_000_000
 S = 1000 * MS
-LEVELS = ServiceLevels.model_validate({"ttft_p95": "500ms", "tpot_p95": "50ms", "error_ratio": 0.1})
+LEVELS = levels_from({"ttft_p95": 0.5, "tpot_p95": 0.05, "error_ratio": 0.1})
 WINDOW = Window(10 * S, 20 * S)
 floats = st.lists(st.floats(0, 1e6), min_size=1, max_size=50)
 
@@ -30,8 +31,8 @@ def failed(index: int, start_ns: int, kind: FailureKind = FailureKind.STATUS, re
     return Record(index, start_ns, start_ns + MS, sent_ns=start_ns, status=500, failure=kind, reason=reason)
 
 
-def judge(records: list[Record], window: Window | None = WINDOW, levels: ServiceLevels = LEVELS, lag_ms: float | None = None, **known: object) -> Summary:
-    return summary_for(records, window, levels, Conditions("smoke", "m", 2, generator_lag_p99_ms=lag_ms, **known))  # type: ignore[arg-type]
+def judge(records: list[Record], window: Window | None = WINDOW, levels: tuple[Level, ...] = LEVELS, lag_ms: float | None = None, **known: object) -> Summary:
+    return summary_for(records, window, levels, Conditions("smoke", "m", 2, "2 users", generator_lag_p99_ms=lag_ms, **known))  # type: ignore[arg-type]
 
 
 @given(floats)
@@ -112,14 +113,6 @@ def test_answers_of_one_token_have_no_tpot_to_miss() -> None:
     assert [(verdict.measured, verdict.met) for verdict in verdicts[1:2]] == [(None, True)]
 
 
-@given(st.floats(0, 10), st.floats(0, 10), st.floats(0, 1))
-def test_a_verdict_says_what_it_compared(ttft: float, tpot: float, errors: float) -> None:
-    times = [Distribution(1, value, value, value, value, value) for value in (ttft, tpot)]
-    for verdict in verdicts_for(LEVELS, times[0], times[1], errors, succeeded=1):
-        assert verdict.measured is not None
-        assert verdict.met == (verdict.measured <= verdict.limit)
-
-
 def test_nothing_measured_is_invalid() -> None:
     assert judge([], window=None).invalid == "no request was measured"
     assert "measure for longer" in (judge([answered(0, 9 * S)]).invalid or "")
@@ -129,13 +122,95 @@ def test_a_broken_run_is_invalid() -> None:
     assert judge([answered(0, 10 * S)], broken="the generator died").invalid == "the generator died"
 
 
-def test_a_late_generator_warns_then_invalidates() -> None:
-    record = answered(0, 10 * S, ttft_ms=100)
-    assert not any("late" in warning for warning in judge([record], lag_ms=4.0).warnings)
-    warned = judge([record], lag_ms=9.0)
-    assert any("9.0 ms late" in warning for warning in warned.warnings)
-    assert warned.invalid is None
-    assert "over a tenth" in (judge([record], lag_ms=10.5).invalid or "")
+def test_a_late_generator_measures_itself() -> None:
+    record = answered(0, 10 * S, gap_ms=10)
+    assert judge([record], lag_ms=4.9).invalid is None  # a tenth of the 50 ms that are promised
+    assert judge([record], lag_ms=1.9).warnings == judge([record]).warnings
+    assert "times between tokens are too long" in judge([record], lag_ms=4.9).warnings[0]
+    assert "late by 5.1 ms (p99), more than 5 ms, a tenth of the time between tokens" in (judge([record], lag_ms=5.1).invalid or "")
+
+
+def test_without_a_promise_the_measured_time_between_tokens_counts() -> None:
+    record, levels = answered(0, 10 * S, gap_ms=50), levels_from({"ttft_p95": 1.0})
+    assert judge([record], levels=levels, lag_ms=4.9).invalid is None
+    assert "more than 5 ms" in (judge([record], levels=levels, lag_ms=5.1).invalid or "")
+    assert "more than 2 ms" in (judge([answered(0, 10 * S, gap_ms=1)], levels=levels, lag_ms=2.1).invalid or "")
+
+
+def due(index: int, at_ns: int, late_ms: int = 0, **changes: int) -> Record:
+    return replace(answered(index, at_ns + late_ms * MS, **changes), scheduled_ns=at_ns)
+
+
+def test_an_open_loop_is_judged_from_when_requests_were_due() -> None:
+    summary = judge([due(0, 10 * S, late_ms=450)])
+    assert summary.ttft_s is not None
+    assert summary.ttft_due_s is not None
+    assert (summary.ttft_s.p95, summary.ttft_due_s.p95) == (pytest.approx(0.1), pytest.approx(0.55))
+    assert summary.service_levels[0].measured == pytest.approx(0.55)
+    assert not summary.service_levels[0].met
+    assert summary.attainment.good == 0
+
+
+def test_what_was_due_in_the_window_and_sent_after_it_counts() -> None:
+    summary = judge([due(0, 19 * S, late_ms=2000), due(1, 9 * S, late_ms=2000)])
+    assert summary.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "limit_s", "invalid"),
+    [
+        (4, 0.5, None),
+        (26, 0.5, "requests were sent 26.0 ms late (p99), more than 25 ms"),
+        (6, 0.05, "requests were sent 6.0 ms late (p99), more than 5 ms"),
+    ],
+)
+def test_requests_that_were_sent_late_are_no_open_loop(late_ms: int, limit_s: float, invalid: str | None) -> None:
+    levels = levels_from({"ttft_p95": limit_s})
+    found = judge([due(number, 10 * S + number, late_ms) for number in range(10)], levels=levels).invalid
+    assert found == invalid if invalid is None else (found or "").startswith(invalid)
+
+
+def test_requests_that_were_never_sent_are_named_and_count_as_bad() -> None:
+    summary = judge([due(number, 10 * S + number * MS) for number in range(8)], due=10)
+    assert (summary.due, summary.attainment.due, summary.attainment.ratio) == (10, 10, 0.8)
+    assert (summary.invalid or "").startswith("2 of 10 requests that were due were never sent: this generator reached")
+    assert judge([due(0, 10 * S)], due=10, is_interrupted=True).invalid is None
+
+
+def test_attainment_asks_each_request_for_every_limit() -> None:
+    records = [answered(0, 10 * S), answered(1, 10 * S, ttft_ms=501), answered(2, 10 * S, gap_ms=51), failed(3, 10 * S)]
+    attainment = judge(records).attainment
+    assert (attainment.good, attainment.due, attainment.thresholds) == (1, 4, {"ttft": 0.5, "tpot": 0.05})
+    assert attainment.low < 0.25 < attainment.high
+    assert judge(records).goodput_rps == pytest.approx(0.1)
+    kept = judge(records, levels=levels_from({"attainment": 0.2}))
+    assert [(verdict.name, verdict.met) for verdict in kept.service_levels] == [("attainment", True)]
+
+
+def test_joined_tokens_have_gaps_but_no_time_between_tokens_unless_the_engine_counts_each() -> None:
+    stamps = tuple(10 * S + number * 40 * MS for number in range(1, 4))
+    joined = Record(0, 10 * S, 11 * S, sent_ns=10 * S, token_ns=stamps, completion_tokens=12, finish_reason="length")
+    assert judge([joined]).itl_s is None
+    assert judge([joined]).icl_s is not None
+    counted = judge([replace(joined, token_counts=(4, 4, 4))])
+    assert counted.itl_s is not None
+    assert (counted.itl_s.count, counted.itl_s.p50) == (8, pytest.approx(0.01))
+    assert counted.tpot_s is not None
+    assert counted.tpot_s.p50 == pytest.approx(0.08 / 8)  # the first event's four tokens were there when the clock began
+
+
+def test_a_mix_has_its_figures_by_kind() -> None:
+    summary = judge([replace(answered(0, 10 * S), group="chat"), replace(failed(1, 10 * S), group="rag")])
+    assert {name: (group["requests"], group["succeeded"]) for name, group in summary.groups.items()} == {"chat": (1, 1), "rag": (1, 0)}
+
+
+def test_the_most_requests_at_the_same_time() -> None:
+    assert judge([answered(0, 10 * S), answered(1, 10 * S + MS), answered(2, 15 * S)]).most_under_way == 2
+
+
+def test_cached_prompt_tokens() -> None:
+    assert judge([replace(answered(0, 10 * S), cached_tokens=2), answered(1, 11 * S)]).cached_ratio == pytest.approx(2 / 6)
+    assert judge([answered(0, 10 * S)]).cached_ratio is None
 
 
 def test_warnings() -> None:
@@ -177,17 +252,3 @@ def test_the_report_shows_figures_and_failures() -> None:
     assert "| error_ratio | 10.00 % | 50.00 % | **no** |" in report
     assert "| status | 1 | a \\| b c |" in report
     assert "| Time per further token (TPOT) | 20.0 ms |" in report
-
-
-@given(st.lists(st.integers(-(10**6), 3 * 10**9), min_size=1))
-def test_lag_percentiles_are_exact_to_the_step(lags_ns: list[int]) -> None:
-    lag = LagHistogram()
-    for lag_ns in lags_ns:
-        lag.add(lag_ns)
-    whole = lag.percentile_ms(100)
-    assert whole is not None
-    assert whole == pytest.approx(min(max(max(lags_ns), 0) / 1e6, 2000), abs=0.051)
-
-
-def test_no_probe_has_no_lag() -> None:
-    assert LagHistogram().percentile_ms(99) is None

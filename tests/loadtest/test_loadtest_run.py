@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import random
 import signal
 import stat
 import subprocess
@@ -19,8 +21,9 @@ import psutil
 import pytest
 
 from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, KivaError, PreconditionError, UsageError
-from kivactl.flows.loadtest import run_loadtest, verdict
+from kivactl.flows.loadtest import Bench, run_loadtest, verdict
 from kivactl.loadtest.assignment import Assignment, parse_assignment
+from kivactl.loadtest.prompts import Prompts
 from kivactl.loadtest.record import FailureKind, Record, read_records
 from kivactl.loadtest.scenario import Scenario
 from kivactl.plan import Outcome, Status
@@ -35,7 +38,16 @@ EASY = ServiceLevels.model_validate({"ttft_p95": "30s", "tpot_p95": "10s", "erro
 
 def scenario(**changes: Any) -> Scenario:
     return Scenario.model_validate(
-        {"name": "test", "concurrency": 3, "duration": "2s", "warm_up": "500ms", "timeout": "5s", "max_tokens": TOKENS, "prompt_words": 5, **changes}
+        {
+            "name": "test",
+            "load": {"users": 3},
+            "duration": "2s",
+            "warm_up": "500ms",
+            "timeout": "5s",
+            "prompts": {"tokens": 8},
+            "output": {"tokens": TOKENS},
+            **changes,
+        }
     )
 
 
@@ -68,7 +80,7 @@ def test_the_figures_agree_with_the_engines_own(engine: Any, tmp_path: Path, mon
     monkeypatch.setenv("LOCUST_PROCESSES", "2")  # an operator's own settings change nothing
     engine.script = script()
     folder = tmp_path / "run"
-    outcomes = list(run_loadtest(engine.endpoint(), scenario(), EASY, folder, Clock()))
+    outcomes = list(run_loadtest(Bench(engine.endpoint(), EASY, Clock()), scenario(), folder))
     summary = outcomes[-1].data
 
     steps = [(outcome.step, outcome.status) for outcome in outcomes]
@@ -76,11 +88,11 @@ def test_the_figures_agree_with_the_engines_own(engine: Any, tmp_path: Path, mon
     assert steps[-1] == ("load test test", Status.DONE)
     progress = [outcome for outcome in outcomes if outcome.status is Status.PROGRESS]
     assert len(progress) >= 2
-    assert set(progress[0].data) == {"phase", "elapsed_s", "requests", "failures", "tokens_per_s"}
+    assert {"phase", "elapsed_s", "requests", "failures", "tokens_per_s", "under_way", "ttft_p95_ms", "itl_p95_ms"} <= set(progress[0].data)
 
-    records = read_records(folder / "records.jsonl")
+    records = read_records(folder / "records.jsonl.gz")
     whole = [record for record in records if not record.is_cut]
-    truths = engine.truths[1:]  # the first was the preflight's
+    truths = engine.truths[3:]  # the first were the preflight's
     assert all(record.succeeded for record in whole)
     # Every answer that the engine finished has its record, and no other has one that is not cut.
     assert len(whole) == sum(truth.finished for truth in truths)
@@ -114,15 +126,15 @@ def test_the_figures_agree_with_the_engines_own(engine: Any, tmp_path: Path, mon
 
     assert json.loads((folder / "summary.json").read_text())["requests"] == summary["requests"]
     assert "TTFT" in (folder / "report.md").read_text()
-    assert summary["report"] == str(folder / "report.md")
+    assert summary["report"] == str(folder / "report.html")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert not any("the-right-token" in file.read_text() for file in folder.iterdir())
-    assert {body["max_tokens"] for body in engine.bodies} == {TOKENS}
+    assert not any(b"the-right-token" in (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()) for file in folder.iterdir())
+    assert {body["max_tokens"] for body in engine.bodies[2:]} == {TOKENS}  # the first two said how long words are
     prompts = [body["messages"][0]["content"] for body in engine.bodies]
     assert len(set(prompts)) == len(prompts)
 
     with pytest.raises(UsageError, match="another load test"):
-        list(run_loadtest(engine.endpoint(), scenario(), EASY, folder, Clock()))
+        list(run_loadtest(Bench(engine.endpoint(), EASY, Clock()), scenario(), folder))
 
 
 def max_overlap(records: list[Record]) -> int:
@@ -136,10 +148,17 @@ def max_overlap(records: list[Record]) -> int:
 
 def delays_s(records: list[Record], truths: list[Any], assignment: Assignment) -> Iterator[float]:
     """By how much each token was seen after it was sent; each request has a prompt of its own."""
-    of_prompt = {truth.prompt: truth for truth in truths}
+    of_prompt, prompts = {truth.prompt: truth for truth in truths}, Prompts(assignment)
     for record in records:
-        truth = of_prompt[assignment.prompt(record.index)]
+        truth = of_prompt[prompts.messages(assignment.kinds[0], record.index, asked(prompts, record.index))[-1]["content"]]
         yield from ((seen - sent) / 1e9 for seen, sent in zip(record.token_ns, truth.sent_ns, strict=True))
+
+
+def asked(prompts: Prompts, index: int) -> random.Random:
+    """What is random about a request, once its conversation's length is drawn."""
+    source = prompts.source(index)
+    prompts.kind(source)
+    return source
 
 
 def test_failures_are_counted_by_kind_and_miss_the_service_level(engine: Any, tmp_path: Path) -> None:
@@ -148,7 +167,7 @@ def test_failures_are_counted_by_kind_and_miss_the_service_level(engine: Any, tm
     def answer_(answer: Any) -> None:
         with lock:
             number = next(numbers)
-        match number % 4 if number else 0:
+        match number % 4 if number > 2 else 0:  # the first are the preflight's
             case 1:
                 answer.head()
                 answer.token()
@@ -166,10 +185,10 @@ def test_failures_are_counted_by_kind_and_miss_the_service_level(engine: Any, tm
 
     engine.script = answer_
     levels = EASY.model_copy(update={"error_ratio": 0.01})
-    summary = list(run_loadtest(engine.endpoint(), scenario(warm_up="0s"), levels, tmp_path / "run", Clock()))[-1].data
+    summary = list(run_loadtest(Bench(engine.endpoint(), levels, Clock()), scenario(warm_up="0s"), tmp_path / "run"))[-1].data
     assert set(summary["failures"]) == {"error_event", "truncated", "status"}
     assert sum(summary["failures"].values()) == summary["requests"] - summary["succeeded"] > 0
-    measured = [record for record in read_records(tmp_path / "run" / "records.jsonl") if not record.is_cut]
+    measured = [record for record in read_records(tmp_path / "run" / "records.jsonl.gz") if not record.is_cut]
     assert {record.failure for record in measured} == {None, FailureKind.ERROR_EVENT, FailureKind.TRUNCATED, FailureKind.STATUS}
     with pytest.raises(CheckError) as caught:
         verdict({**summary, "invalid": None})
@@ -180,7 +199,7 @@ def test_failures_are_counted_by_kind_and_miss_the_service_level(engine: Any, tm
 def test_a_killed_generator_makes_the_measurement_invalid(engine: Any, tmp_path: Path) -> None:
     engine.script = script()
     last: Outcome | None = None
-    for outcome in run_loadtest(engine.endpoint(), scenario(duration="60s"), EASY, tmp_path / "run", Clock()):
+    for outcome in run_loadtest(Bench(engine.endpoint(), EASY, Clock()), scenario(duration="60s"), tmp_path / "run"):
         last = outcome
         if outcome.status is Status.PROGRESS and outcome.data["phase"] == "measuring" and outcome.data["requests"]:
             for child in generators():
@@ -198,7 +217,7 @@ def test_a_killed_generator_makes_the_measurement_invalid(engine: Any, tmp_path:
 def test_a_generator_that_is_told_to_stop_makes_the_measurement_invalid(engine: Any, tmp_path: Path) -> None:
     engine.script = script()
     last: Outcome | None = None
-    for outcome in run_loadtest(engine.endpoint(), scenario(duration="60s"), EASY, tmp_path / "run", Clock()):
+    for outcome in run_loadtest(Bench(engine.endpoint(), EASY, Clock()), scenario(duration="60s"), tmp_path / "run"):
         last = outcome
         if outcome.status is Status.PROGRESS and outcome.data["phase"] == "measuring":
             for child in generators():
@@ -212,7 +231,7 @@ def test_ctrl_c_ends_the_load_with_a_report_of_what_was_measured(engine: Any, tm
     engine.script = script(gap_s=0.1)
     outcomes = []
     asked = False
-    for outcome in run_loadtest(engine.endpoint(), scenario(duration="60s"), EASY, tmp_path / "run", Clock()):
+    for outcome in run_loadtest(Bench(engine.endpoint(), EASY, Clock()), scenario(duration="60s"), tmp_path / "run"):
         outcomes.append(outcome)
         if not asked and outcome.status is Status.PROGRESS and outcome.data["phase"] == "measuring" and outcome.data["requests"]:
             asked = True
@@ -221,7 +240,7 @@ def test_ctrl_c_ends_the_load_with_a_report_of_what_was_measured(engine: Any, tm
     assert summary["interrupted"] is True
     assert summary["requests"] > 0
     assert 0 < summary["window_s"] < 30
-    assert any(record.is_cut for record in read_records(tmp_path / "run" / "records.jsonl"))
+    assert any(record.is_cut for record in read_records(tmp_path / "run" / "records.jsonl.gz"))
     with pytest.raises(Interrupted) as caught:
         verdict(summary)
     assert caught.value.exit_code == 130
@@ -230,7 +249,7 @@ def test_ctrl_c_ends_the_load_with_a_report_of_what_was_measured(engine: Any, tm
 
 def test_leaving_early_ends_the_load_and_writes_the_report(engine: Any, tmp_path: Path) -> None:
     engine.script = script()
-    outcomes = run_loadtest(engine.endpoint(), scenario(duration="60s"), EASY, tmp_path / "run", Clock())
+    outcomes = run_loadtest(Bench(engine.endpoint(), EASY, Clock()), scenario(duration="60s"), tmp_path / "run")
     for outcome in outcomes:
         if outcome.status is Status.PROGRESS and outcome.data["phase"] == "measuring":
             break
@@ -242,7 +261,7 @@ def test_leaving_early_ends_the_load_and_writes_the_report(engine: Any, tmp_path
 def test_records_that_cannot_be_written_make_the_measurement_invalid(engine: Any, tmp_path: Path) -> None:
     engine.script = script()
     last: Outcome | None = None
-    for outcome in run_loadtest(engine.endpoint(), scenario(duration="60s"), EASY, tmp_path / "run", Clock()):
+    for outcome in run_loadtest(Bench(engine.endpoint(), EASY, Clock()), scenario(duration="60s"), tmp_path / "run"):
         last = outcome
         if outcome.status is Status.PROGRESS and outcome.data["phase"] == "measuring":
             for child in generators():
@@ -261,14 +280,14 @@ def test_records_that_cannot_be_written_make_the_measurement_invalid(engine: Any
 )
 def test_a_refusal_is_one_sentence_before_the_run(engine: Any, tmp_path: Path, token: str, model: str, kind: type[KivaError], words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
-        list(run_loadtest(engine.endpoint(token, model), scenario(), EASY, tmp_path / "run", Clock()))
+        list(run_loadtest(Bench(engine.endpoint(token, model), EASY, Clock()), scenario(), tmp_path / "run"))
     assert token not in caught.value.message
     assert not (tmp_path / "run").exists()
 
 
 def test_through_tls_with_the_platforms_own_authority(tls_engine: Any, tmp_path: Path) -> None:
     tls_engine.script = script()
-    summary = list(run_loadtest(tls_engine.endpoint(), scenario(duration="1s"), EASY, tmp_path / "run", Clock()))[-1].data
+    summary = list(run_loadtest(Bench(tls_engine.endpoint(), EASY, Clock()), scenario(duration="1s"), tmp_path / "run"))[-1].data
     assert summary["requests"] == summary["succeeded"] > 0
     assert len(tls_engine.connections) == 4
     verdict({**summary, "invalid": None})
@@ -277,30 +296,32 @@ def test_through_tls_with_the_platforms_own_authority(tls_engine: Any, tmp_path:
 def test_an_untrusted_certificate_is_one_sentence_before_the_run(tls_engine: Any, tmp_path: Path) -> None:
     tls_engine.ca = None
     with pytest.raises(PreconditionError, match="is not vouched for"):
-        list(run_loadtest(tls_engine.endpoint(), scenario(), EASY, tmp_path / "run", Clock()))
+        list(run_loadtest(Bench(tls_engine.endpoint(), EASY, Clock()), scenario(), tmp_path / "run"))
 
 
-def test_a_killed_kivactl_leaves_no_load_behind(engine: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_kivactl_leaves_no_load_behind(engine: Any, tmp_path: Path, processes: int) -> None:
     engine.script = script()
     program = f"""
 from pathlib import Path
-from kivactl.flows.loadtest import run_loadtest
+from kivactl.flows.loadtest import Bench, run_loadtest
 from kivactl.loadtest.scenario import Scenario
 from kivactl.spec.platform import ServiceLevels
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.secret import Secret
 from kivactl.tools.clock import Clock
 
-scenario = Scenario.model_validate({{"name": "test", "duration": "60s", "warm_up": "0s", "prompt_words": 3}})
+what = {{"prompts": {{"tokens": 3}}, "processes": {processes}}}
+scenario = Scenario.model_validate({{"name": "test", "load": {{"users": 1}}, "duration": "60s", "warm_up": "0s", **what}})
 endpoint = Endpoint({engine.url!r}, Secret("the-right-token"), None, "scripted")
-for outcome in run_loadtest(endpoint, scenario, ServiceLevels(), Path({str(tmp_path / "run")!r}), Clock()):
+for outcome in run_loadtest(Bench(endpoint, ServiceLevels(), Clock()), scenario, Path({str(tmp_path / "run")!r})):
     print(outcome.status.value, flush=True)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         assert any(line == "progress\n" for line in parent.stdout)
         left = [child for child in psutil.Process(parent.pid).children(recursive=True) if "locust" in " ".join(child.cmdline())]
-        assert len(left) == 1
+        assert len(left) == (1 if processes == 1 else 3)
         parent.kill()
-    _, alive = psutil.wait_procs(left, timeout=60)
+    _, alive = psutil.wait_procs(left, timeout=30)
     assert alive == []

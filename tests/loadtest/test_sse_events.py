@@ -39,7 +39,7 @@ def test_any_split_gives_the_same_events(stream: tuple[bytes, list[str]], data: 
     parser, events = EventParser(), []
     for begin, end in zip([0, *cuts], [*cuts, len(wire)], strict=True):
         events += parser.feed(wire[begin:end])
-    assert events == expected
+    assert events == [data.encode() for data in expected]
     assert parser.is_inside_event == (wire == b"\xef\xbb\xbf")
 
 
@@ -47,7 +47,7 @@ def test_any_split_gives_the_same_events(stream: tuple[bytes, list[str]], data: 
 def test_byte_by_byte_gives_the_same_events(stream: tuple[bytes, list[str]]) -> None:
     wire, expected = stream
     parser = EventParser()
-    assert [event for position in range(len(wire)) for event in parser.feed(wire[position : position + 1])] == expected
+    assert [event for position in range(len(wire)) for event in parser.feed(wire[position : position + 1])] == [data.encode() for data in expected]
 
 
 @given(st.lists(st.binary(max_size=30), max_size=10))
@@ -60,11 +60,11 @@ def test_any_bytes_are_survived(chunks: list[bytes]) -> None:
 
 def test_a_half_event_is_not_delivered() -> None:
     parser = EventParser()
-    assert parser.feed(b"data: whole\n\ndata: ha") == ["whole"]
+    assert parser.feed(b"data: whole\n\ndata: ha") == [b"whole"]
     assert parser.is_inside_event
     assert parser.feed(b"lf\n") == []
     assert parser.is_inside_event
-    assert parser.feed(b"\n") == ["half"]
+    assert parser.feed(b"\n") == [b"half"]
     assert not parser.is_inside_event
 
 
@@ -75,17 +75,17 @@ def _delta(**delta: object) -> str:
 @pytest.mark.parametrize(
     ("data", "chunk"),
     [
-        (_delta(content="Ber"), Chunk(has_tokens=True)),
-        (_delta(content=" "), Chunk(has_tokens=True)),
+        (_delta(content="Ber"), Chunk(has_tokens=True, is_output=True)),
+        (_delta(content=" "), Chunk(has_tokens=True, is_output=True)),
         (_delta(reasoning="Hm"), Chunk(has_tokens=True)),
         (_delta(reasoning_content="Hm"), Chunk(has_tokens=True)),
-        (_delta(tool_calls=[{"index": 0}]), Chunk(has_tokens=True)),
+        (_delta(tool_calls=[{"index": 0}]), Chunk(has_tokens=True, is_output=True)),
         (_delta(role="assistant", content=""), Chunk()),
         (_delta(role="assistant"), Chunk()),
         (_delta(content=""), Chunk()),
         (_delta(content=None, tool_calls=[]), Chunk()),
         (_delta(), Chunk()),
-        ('{"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}', Chunk(has_tokens=True, finish_reason="stop")),
+        ('{"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}', Chunk(has_tokens=True, is_output=True, finish_reason="stop")),
         ('{"choices": [{"delta": null, "finish_reason": "length"}]}', Chunk(finish_reason="length")),
         ('{"choices": [], "usage": {"completion_tokens": 9, "prompt_tokens": 4}}', Chunk(completion_tokens=9, prompt_tokens=4)),
         ('{"choices": null, "usage": {"completion_tokens": true}}', Chunk()),
@@ -102,4 +102,4 @@ def _delta(**delta: object) -> str:
     ],
 )
 def test_what_an_event_says(data: str, chunk: Chunk) -> None:
-    assert parse_chunk(data) == chunk
+    assert parse_chunk(data.encode()) == chunk

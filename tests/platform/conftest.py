@@ -102,7 +102,7 @@ class Operator:
         """Load during the block; afterwards the summary is in the dictionary."""
         summary: dict = {}
         before = self._load_tests()
-        child = self.start("loadtest", scenario, "--duration", "500s", "--concurrency", str(concurrency), "--max-tokens", "16", "--output", "json")
+        child = self.start("loadtest", scenario, "--duration", "500s", "--users", str(concurrency), "--max-tokens", "16", "--output", "json")
         try:
             self.until(lambda: child.poll() is not None or self._answered(before))
             assert child.poll() is None, child.communicate()

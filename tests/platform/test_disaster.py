@@ -13,7 +13,7 @@ import signal
 import openai
 import pytest
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 QUESTION = [{"role": "user", "content": "What is the capital of Germany?"}]
 

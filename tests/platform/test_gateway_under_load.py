@@ -15,7 +15,7 @@ import psutil
 import pytest
 from streams import Users
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 TENANTS = ", tenants: [{name: default}, {name: leaving}, {name: other, requests_per_minute: 600}]"
 VERSIONS = "aliases: [{name: chat, models: {tiny: 1}}]\n"

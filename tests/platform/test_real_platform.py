@@ -13,7 +13,7 @@ import pytest
 
 from kivactl.targets.release import read_release
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def test_files_that_are_no_runbook(tmp_path, text):
     assert faults_in(path)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"title: \xe9", b"[" * 10_000])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"title: \xe9", b"[" * 1_000])
 def test_bytes_that_are_no_text(tmp_path, content):
     path = tmp_path / "greet.yaml"
     path.write_bytes(content)

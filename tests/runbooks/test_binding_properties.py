@@ -6,7 +6,8 @@ import re
 import string
 
 import pytest
-from hypothesis import assume, given, settings
+from generated import examples
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from own_runbooks import GOOD, spec, written
 
@@ -39,7 +40,7 @@ def binds(path, loaded=None, chosen=None) -> bool:
     return False
 
 
-@settings(max_examples=40)
+@examples(0.4)
 @given(data=st.data(), name=st.sampled_from(sorted(FILES)))
 def test_a_damaged_line_of_a_shipped_runbook_is_told_or_harmless(data, name, tmp_path):
     lines = FILES[name].splitlines(keepends=True)
@@ -50,7 +51,7 @@ def test_a_damaged_line_of_a_shipped_runbook_is_told_or_harmless(data, name, tmp
     binds(written(tmp_path, "".join([*lines[:index], damaged, *lines[index + 1 :]]), "damaged"))
 
 
-@settings(max_examples=40)
+@examples(0.4)
 @given(key=st.sampled_from(["title", "purpose", "roles", "steps", "parameters", "load", "steady_state", "objectives", "approval", "escalation"]), value=TREE)
 def test_anything_in_place_of_a_part_is_told_or_harmless(key, value, tmp_path):
     whole = {

@@ -25,7 +25,7 @@ from kivactl.stack.layout import Layout
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools import leftovers
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 UNDER_LOAD_S = 3.0
 """Before and after the fault; the shipped drills take longer."""
@@ -145,7 +145,7 @@ def test_what_a_drill_broke_and_nobody_healed_is_repaired_by_its_undo(light, beg
     observed.abandon()
     step = drill.steps[0]
     outcomes = list(step.do.action.act(site, step.do.params))
-    pid = outcomes[-1].data["result"]["pid"]
+    pid = int(outcomes[-1].data["result"]["process"])
     for _ in site.deployment.clock.ticks(5, every_s=0.02):  # the kernel delivers signals in its own time
         if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
             break

@@ -25,8 +25,8 @@ def test_a_drill_is_gated_under_load_destructive_and_has_a_way_back(name):
 @pytest.mark.parametrize("name", DRILLS)
 def test_the_check_asks_for_another_process_than_the_one_that_was_broken(name):
     fault = bind(name, None, {}).steps[0]
-    again = fault.with_results({fault.name: {"component": "m-1", "pid": 99}})
-    assert (again.check.params.component, again.check.params.pid) == ("m-1", 99)
+    again = fault.with_results({fault.name: {"component": "m-1", "process": "99"}})
+    assert (again.check.params.component, again.check.params.process) == ("m-1", "99")
 
 
 @pytest.mark.parametrize("name", ["failover-killed", "failover-hung"])

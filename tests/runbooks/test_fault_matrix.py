@@ -116,7 +116,7 @@ def values_for(name: str) -> dict[str, str]:
     return {
         key: (parameter.choices[0] if parameter.choices else examples[parameter.type])
         for key, parameter in bound.runbook.parameters.items()
-        if parameter.default is None and not parameter.optional
+        if parameter.default is None and not parameter.optional and parameter.only_on in {None, "local"}
     }
 
 

@@ -20,6 +20,9 @@ from kivactl.runbooks.binding import bind
 from kivactl.runbooks.figures import Look
 from kivactl.runbooks.format import Load, Objectives
 from kivactl.runbooks.notes import Note
+from kivactl.stack.layout import Layout
+from kivactl.targets.local import LocalTarget
+from kivactl.tools import plot
 from kivactl.tools.clock import Clock
 
 UP = {"gateway": ("serving", 1), "m-0": ("serving", 2), "m-1": ("serving", 3)}
@@ -43,7 +46,7 @@ class ScriptedLoad:
 
     def __init__(self, folder, seconds, heard=ENOUGH, fault=None):
         self.files = Folder(folder / "measurements" / "load")
-        self.assignment = SimpleNamespace(name="smoke", model="m", concurrency=2, max_tokens=8)
+        self.assignment = SimpleNamespace(name="smoke", model="m", users=2, kinds=[SimpleNamespace(output=SimpleNamespace(longest=8))])
         self.heard, self.alive, self.abandoned = heard, True, False
         self._seconds, self._fault = seconds, fault
 
@@ -73,8 +76,11 @@ def seconds():
 
 @pytest.fixture
 def site(tmp_path, seconds):
+    clock = Clock(lambda: seconds.now_s, lambda duration_s: seconds.sleep(duration_s))
     deployment = SimpleNamespace(
-        clock=Clock(lambda: seconds.now_s, lambda duration_s: seconds.sleep(duration_s)), platform=SimpleNamespace(models=[SimpleNamespace(name="m")])
+        clock=clock,
+        platform=SimpleNamespace(target="local", models=[SimpleNamespace(name="m")]),
+        target=LocalTarget(Layout(tmp_path / "state", tmp_path / "cache"), clock),
     )
     return Site(deployment, tmp_path / "run", "failover-killed-20260101T120000Z-1")
 
@@ -84,10 +90,14 @@ def bound():
     return replace(bind("failover-killed", None, {}), during=())
 
 
+DRAW = plot.draw
+
+
 @pytest.fixture
 def observe(site, bound, seconds, monkeypatch):
-    """An observation that has begun; its looks are written by the test."""
+    """An observation that has begun; its looks are written by the test, and no pictures are drawn, as they take the longest."""
     made = []
+    monkeypatch.setattr(plot, "draw", lambda picture, path: path.touch())
 
     def observe(runbook=bound, **options):
         monkeypatch.setattr(sampling, "components_of", lambda *_: Look(BEGAN_S - 1, UP))
@@ -124,8 +134,9 @@ def test_it_waits_for_the_load_before_the_first_step_and_after_the_last(observe,
     assert not load.alive
 
 
-def test_figures_pictures_and_timeline_are_written(observe, seconds):
+def test_figures_pictures_and_timeline_are_written(observe, seconds, monkeypatch):
     one, _ = observe()
+    monkeypatch.setattr(plot, "draw", DRAW)
     seen(one, seconds)
     figures = one.end()
     assert one.healthy() is None
@@ -144,7 +155,9 @@ def test_figures_pictures_and_timeline_are_written(observe, seconds):
     assert summary["moments"]["noticed"] == 11
     assert [phase["name"] for phase in summary["phases"]] == ["before", "during", "after"]
     assert [json.loads(line)["at_s"] for line in (one.folder / "timeline.jsonl").read_text().splitlines()] == [-1, 11, 15]
-    assert {path.name for path in one.folder.glob("*.svg")} == {"load.en.svg", "load.de.svg"}
+    pictures = {path.name: path.read_text() for path in one.folder.glob("*.svg")}
+    assert pictures.keys() == {"load.en.svg", "load.de.svg"}
+    assert all("</svg>" in picture for picture in pictures.values())
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,23 @@ from kivactl.spec.load import load
 SHIPPED = {path.stem for path in root.content("runbooks").glob("*.yaml")}
 IN_CLUSTER = {
     "backup",
+    "backup-verification",
     "certificate-renewal",
+    "disk-full",
     "emergency-stop",
+    "engine-out-of-memory",
+    "failover-gateway",
+    "failover-hung",
+    "failover-killed",
+    "gpu-fault",
     "handover-check",
     "key-rotation",
     "model-rollback",
     "model-rollout",
+    "node-maintenance",
     "restart",
+    "restore",
+    "restore-drill",
     "scale",
     "start",
     "status-check",
@@ -66,7 +76,7 @@ def test_the_matrix_says_something_of_every_runbook():
 
 def test_targets_are_declared():
     assert {one.targets for one in (*ACTIONS.values(), *PROBES.values())} == {MACHINE, CLUSTER, ANYWHERE}
-    assert ACTIONS["replica.kill"].targets == MACHINE
+    assert ACTIONS["replica.take-out"].targets == MACHINE
     assert PROBES["cluster.drift"].targets == CLUSTER
 
 
@@ -78,21 +88,21 @@ def test_all_parts_that_do_not_work_are_told_at_once_with_file_and_line(tmp_path
         + """
   - name: two
     title: {en: Two, de: Zwei}
-    action: replica.kill
-    undo: {action: replica.repair}
+    action: replica.take-out
+    undo: {action: replica.bring-back}
     check: {title: {en: Ok, de: Gut}, probe: memory.available, tolerance: {at_least: 1GiB}}
 """,
     )
     assert faults_in(path, loaded).splitlines() == [
-        "greet.yaml:14: steps[1].action: the action 'replica.kill' works on one machine only",
-        "greet.yaml:15: steps[1].undo.action: the action 'replica.repair' works on one machine only",
+        "greet.yaml:14: steps[1].action: the action 'replica.take-out' works on one machine only",
+        "greet.yaml:15: steps[1].undo.action: the action 'replica.bring-back' works on one machine only",
         "greet.yaml:16: steps[1].check.probe: the probe 'memory.available' works on one machine only",
     ]
     assert faults_in(path, spec(tmp_path)) == ""
 
 
 def test_other_faults_are_told_with_them(tmp_path):
-    path = written(tmp_path, GOOD.replace("platform.answer", "replica.kill").replace("{prompt: Hello}", "{promt: x}"))
+    path = written(tmp_path, GOOD.replace("platform.answer", "replica.take-out").replace("{prompt: Hello}", "{promt: x}"))
     with pytest.raises(SpecError) as caught:
         bind_file(path, on_cluster(tmp_path))
     details = "\n".join(caught.value.details)
@@ -126,6 +136,19 @@ def test_parts_for_one_target_count_there_only(tmp_path):
     assert ([step.name for step in here.steps], len(here.after)) == (["hello", "two"], 0)
     assert ([step.name for step in there.steps], len(there.after)) == (["hello"], 1)
     assert ([step.name for step in unknown.steps], len(unknown.after)) == (["hello", "two"], 1)
+
+
+def test_steps_for_a_target_each_may_have_one_name_for_what_they_hand_on(tmp_path):
+    note = "  - {{name: note, title: {{en: N, de: N}}, action: {}, only_on: {}}}\n"
+    text = GOOD.replace("steps:\n", "steps:\n" + note.format("model.note", "local") + note.format("backup.rehearse", "kubernetes"))
+    assert faults_in(written(tmp_path, text.replace("{prompt: Hello}", "{max_tokens: '${note.replicas}'}")), spec(tmp_path)) == ""
+    path = written(tmp_path, text.replace("{prompt: Hello}", "{prompt: '${note.started}'}"))
+    assert faults_in(path, on_cluster(tmp_path)) == ""
+    assert [step.name for step in bind_file(path).steps] == ["note", "note", "hello"]
+    for one in ("local", "kubernetes"):
+        twice = text.replace("only_on: local", f"only_on: {one}").replace("only_on: kubernetes", f"only_on: {one}")
+        assert "'note' is the name of an earlier step already" in faults_in(written(tmp_path, twice))
+    assert "'note' is the name of an earlier step already" in faults_in(written(tmp_path, text.replace(", only_on: local", "")))
 
 
 def test_what_is_no_target(tmp_path):

@@ -43,7 +43,7 @@ def told(text: str) -> list[str]:
         ("- a\nb: 1", "kiva.yaml:2: the indentation does not fit the lines above"),
         ("a: 1\nb: \x00", "kiva.yaml:2: a character that YAML does not allow (U+0000)"),
         ("a: @x", "kiva.yaml:1: text that begins with this character must be quoted"),
-        ("a: " + "[" * 1500, "kiva.yaml:1: not YAML"),
+        ("a: " + "[" * 500, "kiva.yaml:1: not YAML"),
     ],
 )
 def test_broken_syntax_is_one_sentence_with_its_line(text: str, fault: str):
@@ -70,6 +70,16 @@ def test_what_is_wrong_inside_is_told(text: str, fault: str):
 
 def test_all_faults_are_told_at_once():
     assert len(told("a: 1\na: 2\n1: x\nb: !foo y")) == 3
+
+
+def test_the_same_text_in_two_files_has_the_places_and_faults_of_each():
+    text = "a: {b: 1}\na: 2"
+    for file in (FILE, Path("other.yaml"), FILE):
+        node, faults = parse(text, file)
+        assert node is not None
+        assert node.value["a"].value["b"].place == Place(file, 1)
+        assert [str(fault) for fault in faults] == [f"{file}:2: a: stands here a second time (first in line 1)"]
+        faults.clear()
 
 
 def test_words_of_yaml_1_1_stay_text():

@@ -75,7 +75,8 @@ def test_a_spec_is_read(spec: Path):
         ("gatewy: {}", "kiva.yaml:5: unknown key 'gatewy'; did you mean 'gateway'?"),
         (
             "zzz: {}",
-            "kiva.yaml:5: unknown key 'zzz'; valid here: name, target, models, aliases, gateway, usage, service_levels, backup, runbooks, storage, kubernetes",
+            "kiva.yaml:5: unknown key 'zzz'; valid here: name, target, models, aliases, gateway, usage, service_levels, backup, "
+            "runbooks, storage, kubernetes, infrastructure",
         ),
         ("gateway:\n  port: 70000", "kiva.yaml:6: gateway.port: must be at most 65535, not 70000"),
         ("gateway:\n  address: localhost", "kiva.yaml:6: gateway.address: must be an IP address such as 127.0.0.1 or 0.0.0.0, not 'localhost'"),

@@ -7,7 +7,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given, settings
+from generated import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kivactl.errors import PreconditionError
@@ -161,7 +162,7 @@ dns = st.from_regex(r"(\*\.)?[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?(\.[a-z]{2,6}){0,
 addresses = st.ip_addresses().map("IP:{}".format)
 
 
-@settings(max_examples=30)
+@examples(0.3)
 @given(names=st.lists(dns | addresses, min_size=1, max_size=8), days=st.integers(1, 3650))
 def test_any_names_survive_in_their_order(names, days):
     (said,) = parse(_issue(names=names, days=days))

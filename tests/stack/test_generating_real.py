@@ -13,7 +13,7 @@ import tiny_model
 
 from kivactl.stack.generating import PATH
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 PROOF_S, PROBE_S = 2, 4  # as the engine of the tests is started
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from generated import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from supervisor.options import ServerOptions
 
@@ -38,7 +39,7 @@ def test_names_survive(tmp_path, name):
     assert program.name == name
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(0.6)
 @given(words=st.lists(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12), min_size=1, max_size=4))
 def test_any_argument_survives_the_file(tmp_path, words):
     import shlex

@@ -9,7 +9,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given, settings
+from generated import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kivactl.errors import PreconditionError
@@ -97,7 +98,7 @@ def test_coordinates_keep_their_leading_zeros():
     assert jwt.PyJWK(jwk).key.public_numbers() == key.public_key().public_numbers()
 
 
-@settings(max_examples=30, deadline=None)
+@examples(0.3)
 @given(tenant=st.text(min_size=1), name=st.text(), seconds=st.integers(1, 10**9))
 def test_any_names_survive(tenant, name, seconds):
     claims = _claims(_issue(tenant=tenant, name=name, lifetime=timedelta(seconds=seconds)))

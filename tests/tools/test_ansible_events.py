@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kivactl.plan import Status
-from kivactl.tools.ansible import Counts, Failure, PlaySummary, Reader, local_inventory, message_of, parse_stats, settings_for
+from kivactl.tools.ansible import Counts, Failure, PlaySummary, Reader, command_line, diff_lines, local_inventory, message_of, parse_stats, settings_for
 
 RECORDED = Path(__file__).parent / "recorded" / "ansible_events.jsonl"
 
@@ -81,6 +81,16 @@ def test_a_hidden_result_with_its_data_stays_hidden():
     assert reader.failures == [Failure("h", "t", "")]
 
 
+def test_each_item_of_a_loop_has_its_own_difference():
+    results = [{"changed": True, "_ansible_item_label": name, "diff": {"before": "", "after": f"{name}\n"}} for name in ("a", "b")]
+    results.append({"changed": False, "_ansible_item_label": "c"})
+    event = {"event": "runner_on_ok", "event_data": {"host": "one", "task": "T", "res": {"changed": True, "results": results}}}
+    (outcome,) = Reader().read(event)
+    assert outcome.data["items"] == ["a", "b"]
+    assert [lines[-1] for lines in outcome.data["diffs"]] == ["+a", "+b"]
+    assert "diff" not in outcome.data
+
+
 def test_hidden_items_of_a_loop_are_left_out():
     item = {"changed": True, "_ansible_no_log": True, "_ansible_item_label": "hunter2", "msg": "hunter2"}
     data = {"host": "h", "task": "t", "task_action": "ansible.builtin.copy", "res": {"changed": True, "results": [item]}}
@@ -137,3 +147,32 @@ def test_nothing_of_a_run_lies_in_the_home_folder(tmp_path):
         assert Path(settings[name]).is_relative_to(tmp_path)
     assert settings["ANSIBLE_HOST_KEY_CHECKING"] == "True"
     assert local_inventory()["all"]["hosts"]["localhost"]["ansible_connection"] == "local"
+
+
+def test_a_run_is_limited_to_names_and_never_to_patterns():
+    assert command_line(check=True, diff=True, limit=["one", "two"], forks=9) == "--extra-vars @vars.json --forks 9 --check --diff --limit one,two"
+    assert command_line(check=False, diff=False, limit=(), forks=5) == "--extra-vars @vars.json --forks 5"
+    for pattern in ("all:!one", "*", "~x", "@file", "one two", ""):
+        with pytest.raises(ValueError, match="no name of a host"):
+            command_line(check=False, diff=False, limit=[pattern], forks=5)
+
+
+@pytest.mark.parametrize(
+    ("diff", "lines"),
+    [
+        ({"before": "a\nb\n", "after": "a\nc\n", "after_header": "/etc/x (content)"}, ["/etc/x", "@@ -1,2 +1,2 @@", " a", "-b", "+c"]),
+        ([{"prepared": "The following NEW packages will be installed:\n  chrony"}], ["The following NEW packages will be installed:", "  chrony"]),
+        ({"before": {"mode": "0644"}, "after": {"mode": "0600"}}, ["@@ -1,3 +1,3 @@", " {", '- "mode": "0644"', '+ "mode": "0600"', " }"]),
+        ({"before": "same\n", "after": "same\n", "after_header": "/etc/x"}, []),
+        ([], []),
+    ],
+)
+def test_differences_are_told_as_lines(diff, lines):
+    assert diff_lines({"diff": diff}) == lines
+    assert diff_lines({"diff": diff, "_ansible_no_log": True}) == []
+
+
+def test_a_long_difference_is_cut():
+    lines = diff_lines({"diff": {"before": "", "after": "x\n" * 1000}})
+    assert len(lines) == 201
+    assert lines[-1].startswith("... and ")

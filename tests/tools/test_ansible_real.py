@@ -109,6 +109,22 @@ def test_secrets_are_not_in_the_command_line(tmp_path, private):
     assert "hunter2" not in json.dumps([outcome.as_dict() for outcome in outcomes])
 
 
+def test_what_ansible_printed_is_kept_without_what_is_hidden(tmp_path, private):
+    playbook = _playbook(
+        tmp_path,
+        {"name": "Told", "ansible.builtin.debug": {"msg": "said aloud"}},
+        {"name": "Hidden", "ansible.builtin.command": "echo {{ secret }}", "no_log": True},
+        {"name": "Fails", "ansible.builtin.command": "false"},
+    )
+    record = tmp_path / "record"
+    _run(playbook, private, {"secret": "hunter2"}, record=record)
+    text = record.read_text()
+    assert "said aloud" in text
+    assert "hunter2" not in text
+    assert "TASK [Fails]" in text
+    assert record.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_failed_task_is_in_the_summary(tmp_path, private):
     playbook = _playbook(tmp_path, {"name": "Break", "ansible.builtin.shell": "echo why >&2; exit 3"}, {"name": "After", "ansible.builtin.debug": {"msg": "x"}})
     outcomes, summary = _run(playbook, private)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -17,6 +18,26 @@ def test_the_command_line() -> None:
     assert command[command.index("--locustfile") + 1] == "/x/user.py"
     assert command[command.index("--users") + 1] == command[command.index("--spawn-rate") + 1] == "7"
     assert {"--headless", "--only-summary"} <= set(command)
+
+
+def test_several_processes_speak_on_a_port_of_the_loopback_interface() -> None:
+    argv = locust.command_for(Path("/x/user.py"), users=2, processes=4)
+    assert argv[argv.index("--processes") + 1] == "4"
+    assert argv[argv.index("--users") + 1] == "4"  # one at least for each
+    assert {argv[argv.index(option) + 1] for option in ("--master-host", "--master-bind-host")} == {"127.0.0.1"}
+    assert argv[argv.index("--master-port") + 1] == argv[argv.index("--master-bind-port") + 1] != "0"
+
+
+def test_a_page_is_served_on_the_loopback_interface_and_not_where_something_else_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PreconditionError, match=f"cannot be served on port {port}: Address already in use"):
+            locust.command_for(Path("/x/user.py"), users=1, page_port=port)
+    argv = locust.command_for(Path("/x/user.py"), users=1, page_port=port)
+    assert argv[argv.index("--web-host") + 1] == "127.0.0.1"
+    assert "--headless" not in argv
+    with pytest.raises(PreconditionError, match="at most 65535"):
+        locust.command_for(Path("/x/user.py"), users=1, page_port=70_000)
 
 
 @pytest.mark.parametrize(

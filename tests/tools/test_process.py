@@ -92,3 +92,73 @@ def test_a_child_that_ignores_interrupts_is_ended_all_the_same(monkeypatch):
     lines = process.stream([sys.executable, "-c", code])
     assert next(lines) == "ready"
     lines.close()
+
+
+def following(tmp_path, code, **options):
+    return process.follow([sys.executable, "-c", code], tmp_path / "record", cwd=tmp_path, env=dict(os.environ), **options)
+
+
+def test_what_goes_to_a_file_is_followed(tmp_path):
+    lines, code = [], None
+    run = following(tmp_path, "import sys; open('made', 'w')\nfor n in range(3): print(n, flush=True)\nsys.stderr.write('last'); sys.exit(3)")
+    while code is None:
+        try:
+            lines.append(next(run))
+        except StopIteration as ended:
+            code = ended.value
+    assert (lines, code) == (["0", "1", "2", "last"], 3)
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("record", "made")} == {0o600}
+
+
+def test_one_that_is_followed_may_finish_its_work_when_interrupted(tmp_path):
+    code = (
+        "import signal, sys, pathlib\ndef done(*_): pathlib.Path('finished').touch(); print('x' * 200000, flush=True); sys.exit()\n"
+        "signal.signal(signal.SIGINT, done); print('ready', flush=True); signal.pause()"
+    )
+    run = following(tmp_path, code)
+    assert next(run) == "ready"
+    run.close()
+    assert (tmp_path / "finished").exists()
+
+
+def test_one_that_is_followed_and_does_not_listen_is_killed(tmp_path):
+    code = "import os, signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; print(os.getpid(), flush=True); time.sleep(99)"
+    run = following(tmp_path, code, ladder=((signal.SIGINT, 0.2), (signal.SIGTERM, 0.2), (signal.SIGKILL, 5.0)))
+    child = int(next(run))
+    run.close()
+    assert not running(child)
+
+
+def test_one_that_is_followed_outlives_a_killed_kivactl(tmp_path):
+    code = "import time\nfor n in range(100): print(n, flush=True); time.sleep(0.01)\nopen('finished', 'w').close()"
+    script = (
+        "import os, sys; from pathlib import Path; from kivactl.tools import process\n"
+        f"run = process.follow([sys.executable, '-c', {code!r}], Path('record'), cwd=Path({str(tmp_path)!r}), env=dict(os.environ))\n"
+        "next(run); os.kill(os.getpid(), 9)"
+    )
+    assert python_in(tmp_path, script) == -9
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "finished").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (tmp_path / "record").read_text().splitlines()[-1] == "99"
+
+
+def test_a_further_interrupt_does_not_wait(tmp_path):
+    code = (
+        "import os, signal, threading, time; from pathlib import Path; from kivactl.tools import process\n"
+        "run = process.follow(['sh', '-c', 'echo begun; trap \\'touch stopped; exit\\' INT; while :; do sleep 0.1; done'], Path('record'), cwd=Path.cwd(),\n"
+        "                     env=dict(os.environ), ladder=((0, 600.0), (signal.SIGINT, 30.0)))\n"
+        "next(run); signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "run.close(); print(Path('stopped').exists())"
+    )
+    assert process.run([sys.executable, "-c", code], cwd=tmp_path, timeout_s=60).stdout == "True\n"
+
+
+def test_one_that_is_followed_has_a_time(tmp_path):
+    with pytest.raises(ToolError, match="did not end within 1 s"):
+        list(following(tmp_path, "import time; time.sleep(99)", timeout_s=1))
+
+
+def python_in(folder, script):
+    return process.run([sys.executable, "-c", script], cwd=folder, check=False).code

@@ -14,7 +14,7 @@ from usage_lines import NOON_S, access_line, append, count_line, orders, refused
 from kivactl.errors import PreconditionError
 from kivactl.stack.layout import Layout
 from kivactl.stack.metering import read_orders
-from kivactl.usage import asked, handing
+from kivactl.usage import asked, handing, pieces
 from kivactl.usage.ledger import open_ledger
 from kivactl.usage.meter import Meter, World
 from kivactl.usage.snapshot import sums_of
@@ -95,7 +95,7 @@ def copied(layout):
     made = json.loads(run(handing.main, "make", layout.meter_orders)[1])
     content = b""
     while len(content) < made["bytes"]:
-        content += handing.piece_of(run(handing.main, "read", layout.meter_orders, made["name"], len(content))[1])
+        content += pieces.piece_of(run(handing.main, "read", layout.meter_orders, made["name"], len(content))[1])
     return made, content
 
 
@@ -143,4 +143,4 @@ def test_a_copy_that_would_fill_the_volume_is_not_made(layout, monkeypatch):
 @pytest.mark.parametrize("text", ["", "!", "AAAA"])
 def test_what_is_no_piece(text):
     with pytest.raises(ValueError, match=r".*"):
-        handing.piece_of(text)
+        pieces.piece_of(text)

@@ -11,7 +11,7 @@ import tiny_model
 
 from kivactl.loadtest.sse import EventParser
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 TEXT = "What is the capital of Germany? A platform answers questions with models. "
 
@@ -49,7 +49,7 @@ def order(rng, *, stream, n=1):
 
 def events_of(text):
     """The events of a stream, by a parser that ends a line where the protocol does: a generated text may hold U+0085 or U+2028."""
-    return [json.loads(event) for event in EventParser().feed(text.encode()) if event != "[DONE]"]
+    return [json.loads(event) for event in EventParser().feed(text.encode()) if event != b"[DONE]"]
 
 
 async def post(client, name, path, body, leave_after_s):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from cluster_specs import model, platform_on_cluster
-from hypothesis import given, settings
+from generated import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from usage_lines import NOON_S, append, count_line, orders
 
@@ -415,7 +416,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(1.5)
 @given(st.lists(STEPS, max_size=30))
 def test_each_line_once_whatever_happens(steps):
     with tempfile.TemporaryDirectory() as folder:

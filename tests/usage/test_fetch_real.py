@@ -20,7 +20,7 @@ from usage_lines import orders, until
 
 from kivactl.usage.copies import ENDED
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 
 @contextmanager

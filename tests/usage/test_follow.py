@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from chosen_inodes import Inodes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from usage_lines import append
 
@@ -365,7 +365,6 @@ KINDS = ["write", "write", "half", "rotate", "rotate by copy", "read", "read in 
 STEPS = st.lists(st.sampled_from(KINDS), max_size=40)
 
 
-@settings(max_examples=100)
 @given(STEPS)
 def test_every_line_once_whatever_happens(tmp_path_factory, steps):
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from generated import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from usage_lines import NOON_S, access_line, append, count_line, orders, refused_line
 
@@ -446,7 +447,7 @@ REQUESTS = st.lists(st.sampled_from(["finished", "retried", "gone", "died", "ref
 DISTURBANCES = st.lists(st.sampled_from(["pass", "restart", "rotate", "twice", "fail"]), max_size=25)
 
 
-@settings(max_examples=40)
+@examples(0.4)
 @given(REQUESTS, DISTURBANCES, st.randoms(use_true_random=False), st.sampled_from([300, 2**26]))
 def test_the_sums_are_always_those_of_the_entries(tmp_path_factory, requests, disturbances, random, rotate_bytes):
     """Whatever comes in whatever order, with whatever between: exactly once, and sums and entries agree."""

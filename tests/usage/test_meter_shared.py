@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from chosen_inodes import Inodes
-from hypothesis import HealthCheck, given, settings
+from generated import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from usage_lines import NOON_S, access_line, append, count_line, orders, refused_line, until
 
@@ -192,7 +193,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(0.4)
 @given(steps=st.lists(STEPS, max_size=40))
 def test_in_whatever_order(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("shared")

@@ -83,7 +83,10 @@ def verify(
     operator: As = None,
     language: Lang = Language.EN,
 ) -> None:
-    """Try a backup: fetch it, check every hash, start a platform from it in an empty place, ask it. The running one is not touched."""
+    """Try a backup: fetch it, check every hash, start a platform from it in an empty place, ask it; in a cluster, try it out on the API server.
+
+    The running platform is not touched.
+    """
     from kivactl.cli.runbook_running import begin
     from kivactl.flows.backup.showing import Where
     from kivactl.runbooks.approvals import person_named

@@ -7,29 +7,34 @@ from typing import Annotated
 import typer
 
 from kivactl.cli.options import common
+from kivactl.cli.provisioning import destroy, provision_machines, provision_this_machine, verify
 from kivactl.cli.site import deployment_of
+from kivactl.errors import UsageError
 
 
 def command(
     context: typer.Context,
     plan_only: Annotated[bool, typer.Option("--plan", help="Only show what would change; exit code 2 when something would.")] = False,
+    limit: Annotated[list[str] | None, typer.Option("--limit", metavar="MACHINE", help="Set up only this machine; may be repeated.")] = None,
+    verify_only: Annotated[bool, typer.Option("--verify", help="Only look whether every machine is fit; exit code 6 when one is not.")] = False,
+    destroying: Annotated[
+        bool, typer.Option("--destroy", help="Take the machines away, or what was put on those that stay; the platform's name is asked for.")
+    ] = False,
+    confirm: Annotated[str | None, typer.Option(metavar="NAME", help="The platform's name, with --destroy where nobody can be asked.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Prepare this machine: folders, certificates, keys, tuning, checks. A second time changes nothing."""
-    from kivactl.flows.provision import apply_provision, plan_provision
-
+    """Make the platform's machines ready, or this one where the spec names none. A second time changes nothing."""
     options = common(context)
     deployment = deployment_of(options)
-    where = (deployment.platform, deployment.loaded.folder, deployment.layout)
-    plan = plan_provision(*where)
-    options.sink.plan(plan, result=plan_only)
-    if plan_only:
-        raise typer.Exit(0 if plan.empty else 2)
-    if plan.empty:
-        options.sink.result({"changed": False})
-        return
-    if not options.sink.confirm("Provision this machine?", yes):
-        raise typer.Exit(130)
-    outcomes = options.sink.outcomes(apply_provision(*where))
-    options.sink.result({"changed": True, "steps": [outcome.as_dict() for outcome in outcomes]})
-    options.sink.note("next: kivactl deploy")
+    if deployment.platform.infrastructure is None:
+        if limit or verify_only or destroying:
+            raise UsageError(
+                "--limit, --verify and --destroy are for machines that `infrastructure` in kiva.yaml names, and it names none", "kivactl provision --help"
+            )
+        provision_this_machine(options.sink, deployment, plan_only=plan_only, yes=yes)
+    elif destroying:
+        destroy(options.sink, deployment, plan_only=plan_only, confirmed=confirm)
+    elif verify_only:
+        verify(options.sink, deployment, limit or [])
+    else:
+        provision_machines(options.sink, deployment, limit or [], plan_only=plan_only, yes=yes)

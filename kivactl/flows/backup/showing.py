@@ -59,7 +59,7 @@ class Tried:
 
     Attributes:
         at: When; None when that was not noted.
-        started: What was started from it: `engines` or `gateway`; empty when that was not noted.
+        started: What was started from it: `engines` or `gateway`, or nothing: `dry run`; empty when that was not noted.
         seconds: How long that took; None when that was not noted.
     """
 

@@ -92,7 +92,7 @@ def _verify(deployment: Deployment) -> Iterator[Outcome]:
     for model in deployment.platform.models:
         if all(name in release.maintenance for name in release.replicas.get(model.name, [""])):
             continue  # nobody is there to generate one; the plan has said so
-        endpoint = replace(endpoint_for(deployment.platform, deployment.layout, tenant=OPERATOR, lifetime=timedelta(minutes=5)), model=model.name)
+        endpoint = replace(endpoint_for(deployment, tenant=OPERATOR, lifetime=timedelta(minutes=5)), model=model.name)
         with open_client(endpoint) as client:
             client.complete("Hello", max_tokens=1)
     yield Outcome("verification", Status.DONE, "a token came through the gateway", deployment.clock.now_s() - started_s)

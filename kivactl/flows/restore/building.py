@@ -21,7 +21,7 @@ _FOLDERS = ("gateway", "tls", "tokens", "logs", "usage")
 """What has to be there for a start, be it empty."""
 
 
-def build_state(tree: Path, manifest: Manifest, into: Path, state: Path) -> None:
+def build_state(tree: Path, manifest: Manifest, into: Path, state: Path, without: frozenset[str] = KEPT) -> None:
     """Write the state of a backup into an empty folder; all of it is on disk afterwards, or the folder is gone.
 
     Args:
@@ -29,6 +29,7 @@ def build_state(tree: Path, manifest: Manifest, into: Path, state: Path) -> None
         manifest: What it says of itself.
         into: The folder, which is made anew.
         state: Where the state will lie in the end.
+        without: Entries of the state that are left out.
 
     Raises:
         CheckError: A file is not what the manifest says.
@@ -39,7 +40,7 @@ def build_state(tree: Path, manifest: Manifest, into: Path, state: Path) -> None
         for name in _FOLDERS:
             (into / name).mkdir(mode=0o700)
         for name, known in sorted(manifest.files.items()):
-            if name.startswith(_STATE) and name.split("/")[1] not in KEPT:
+            if name.startswith(_STATE) and name.split("/")[1] not in without:
                 copy_file(tree / name, into / name.removeprefix(_STATE), known)
         if Path(manifest.state) != state:
             _forget_processes(into, state)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kivactl.errors import CheckError, KivaError
 from kivactl.flows.deployment import Deployment
+from kivactl.flows.restore.cluster import faults_of_cluster, is_of_cluster
 from kivactl.flows.restore.manifest import Manifest, faults_of_files, read_manifest
 from kivactl.plan import Outcome, Status
 from kivactl.spec.load import load
@@ -48,7 +49,7 @@ def examine(deployment: Deployment, tree: Path) -> Iterator[Outcome]:
     """
     manifest = read_manifest(tree, deployment.platform.name)
     faults: list[str] = []
-    for title, look in _ASPECTS.items():
+    for title, look in _aspects_of(manifest).items():
         started_s = deployment.clock.now_s()
         yield Outcome(title, Status.STARTED)
         found = list(_looked(look, tree, manifest))
@@ -137,6 +138,8 @@ def faults_of_spec(tree: Path, manifest: Manifest) -> Iterator[str]:
             yield f"the spec's file {name} is missing"
     if (tree / manifest.spec).is_file():
         loaded = load(tree / manifest.spec, manifest.environment)
+        if loaded.platform.target == "kubernetes" and not is_of_cluster(manifest):
+            yield "the record of the cluster's deploys is missing"
         if loaded.platform.name != manifest.platform:
             yield f"the spec is of the platform '{loaded.platform.name}'"
 
@@ -153,6 +156,11 @@ def notes_on(deployment: Deployment, tree: Path, manifest: Manifest) -> Iterator
         yield f"the backup says it was made at {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC, which is yet to come: a clock was wrong, its age cannot be told"
     if Path(manifest.state) != deployment.layout.state:
         yield f"the backup was made of {manifest.state}; it is put back into {deployment.layout.state}"
+    if deployment.platform.target == "kubernetes":
+        if not is_of_cluster(manifest):
+            yield "the backup is of a platform on one machine, and has nothing of a cluster"
+        yield "models are in no backup: each is fetched from its source again where its volume is gone"
+        return
     store, known = ModelStore(deployment.layout.cache), {model.name: model for model in manifest.models}
     for model in deployment.platform.models:
         entry = known.get(model.name)
@@ -175,6 +183,10 @@ _ASPECTS: dict[str, Callable[[Path, Manifest], Iterator[str]]] = {
     "ledger": faults_of_ledger,
 }
 """What is looked at, in this order."""
+
+
+def _aspects_of(manifest: Manifest) -> dict[str, Callable[[Path, Manifest], Iterator[str]]]:
+    return {**_ASPECTS, **({"deploys and releases": faults_of_cluster} if is_of_cluster(manifest) else {})}
 
 
 def _looked(look: Callable[[Path, Manifest], Iterator[str]], tree: Path, manifest: Manifest) -> Iterator[str]:

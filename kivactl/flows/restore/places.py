@@ -10,6 +10,9 @@ from kivactl.stack.layout import Layout
 KEPT = frozenset({"lock", "runs", "backup", "reserve"})
 """What of a state folder stays where it is: the lock and the run that restores, the backups' own files."""
 
+LEFT_IN_CLUSTER = KEPT | {"usage"}
+"""What of a backup's state is not put back into the folder where the platform runs in a cluster: its ledger lies there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Places:

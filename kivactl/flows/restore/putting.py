@@ -10,11 +10,12 @@ from pathlib import Path
 from kivactl import journal
 from kivactl.errors import KivaError, PreconditionError, told
 from kivactl.flows.deployment import Deployment
+from kivactl.flows.restore import cluster
 from kivactl.flows.restore.building import build_state, copy_file, keep_logs, whole_or_gone
 from kivactl.flows.restore.exchange import before_of, give_up, go_back, note_before, place, prepare, read_exchange, settle, unsettled
 from kivactl.flows.restore.losing import lost_of
 from kivactl.flows.restore.manifest import File, Manifest, ModelEntry, read_manifest, sha256_of
-from kivactl.flows.restore.places import places_for
+from kivactl.flows.restore.places import KEPT, LEFT_IN_CLUSTER, places_for
 from kivactl.plan import Outcome, Status
 from kivactl.spec.platform import Model, Platform
 from kivactl.stack.layout import Layout
@@ -33,7 +34,34 @@ def admit(deployment: Deployment, *, replace: bool) -> Iterator[Outcome]:
     """
     running = _running(deployment)
     _refuse_running(deployment, running=running, replace=replace)
-    yield Outcome("platform", Status.DONE, "runs, and will be replaced" if running else "nothing runs")
+    if _on_cluster(deployment):
+        said = "runs, and will be brought to what the backup's spec says while it serves" if running else "nothing runs"
+    else:
+        said = "runs, and will be replaced" if running else "nothing runs"
+    yield Outcome("platform", Status.DONE, said)
+
+
+def note(deployment: Deployment, run: str, *, replace: bool) -> Iterator[Outcome]:
+    """Remember how a platform in a cluster is, for `as_before`; it goes on.
+
+    Args:
+        deployment: The platform.
+        run: The run that restores.
+        replace: Whether a running platform may be replaced.
+
+    Raises:
+        PreconditionError: It runs, and may not be replaced.
+        KivaError: The cluster does not answer.
+    """
+    places = places_for(deployment.layout)
+    known = before_of(places, run)
+    if known is None:  # once this run has started it, it is no longer how it was
+        known = cluster.noted(deployment)
+        _refuse_running(deployment, running=known["running"], replace=replace)
+        with told(places.folder):
+            places.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            note_before(places, run, known)
+    yield Outcome("platform", Status.DONE, f"deploy {known['deploy']} is the way back" if known["deploy"] is not None else "nothing is deployed")
 
 
 def clear(deployment: Deployment, run: str, *, replace: bool) -> Iterator[Outcome]:
@@ -59,8 +87,11 @@ def clear(deployment: Deployment, run: str, *, replace: bool) -> Iterator[Outcom
 
 
 def as_before(deployment: Deployment, run: str) -> Iterator[Outcome]:
-    """Start what ran before `clear`."""
+    """Start what ran before `clear`; in a cluster, bring it to the deploy that `note` noted."""
     before = before_of(places_for(deployment.layout), run)
+    if before and _on_cluster(deployment):
+        yield from cluster.as_before(deployment, before)
+        return
     if before and before.get("running"):
         yield from deployment.target.start()
     else:
@@ -71,7 +102,7 @@ def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcom
     """Put the fetched backup in place; the old state lies aside until `finish`. Cut off anywhere, it may be done again.
 
     Args:
-        deployment: The platform; nothing of it runs.
+        deployment: The platform; on one machine nothing of it runs, in a cluster only files of the operator are exchanged.
         run: The run that restores; noted in the restored journal.
         snapshot: Id of the fetched backup.
 
@@ -80,7 +111,7 @@ def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcom
         CheckError: A file of the backup is not what its manifest says.
     """
     layout, places = deployment.layout, places_for(deployment.layout)
-    if _running(deployment):
+    if not _on_cluster(deployment) and _running(deployment):
         raise PreconditionError(f"the platform '{deployment.platform.name}' is running", "kivactl runbook restore --replace")
     manifest = read_manifest(places.fetched, deployment.platform.name)
     exchange = read_exchange(places)
@@ -89,11 +120,13 @@ def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcom
         if undone:
             yield Outcome("state", Status.DONE, f"as it was before the run {undone}, which did not come to its end")
         yield Outcome("state", Status.STARTED, "building it beside the old one")
-        build_state(places.fetched, manifest, places.new, layout.state)
+        build_state(places.fetched, manifest, places.new, layout.state, LEFT_IN_CLUSTER if _on_cluster(deployment) else KEPT)
         with told(layout.state):
             _merge_runs(places.fetched, manifest, layout.state)
             kept = keep_logs(layout.state, places.new)
             yield from _keep_revocations(layout, Layout(places.new, layout.cache))
+            if _on_cluster(deployment):
+                yield from cluster.keep_revocations(deployment, Layout(places.new, layout.cache))
             facts = {"snapshot": snapshot, "made_at": manifest.made_at.isoformat()}
             journal.note(places.new / layout.journal.name, run, "restored", facts)
             exchange = prepare(places, layout.state, run, snapshot)
@@ -103,7 +136,24 @@ def put_back(deployment: Deployment, run: str, snapshot: str) -> Iterator[Outcom
             place(places, layout.state, exchange)
     yield Outcome("state", Status.DONE, f"as of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC; the old one lies aside" if exchange.before else "in place")
     yield from put_files(deployment, places.fetched, manifest)
-    yield from _put_ledger(deployment, manifest)
+    if not _on_cluster(deployment):
+        yield from _put_ledger(deployment, manifest)
+
+
+def put_ledger(deployment: Deployment, run: str, began_at: datetime, *, replace: bool) -> Iterator[Outcome]:
+    """Bring the ledger of the fetched backup into the gateway's volume of a platform in a cluster.
+
+    Args:
+        deployment: The platform; it serves.
+        run: The run that restores.
+        began_at: When that began.
+        replace: Whether a ledger that is there already is replaced.
+
+    Raises:
+        KivaError: As `cluster.put_ledger`.
+    """
+    tree = places_for(deployment.layout).fetched
+    yield from cluster.put_ledger(deployment, tree, read_manifest(tree, deployment.platform.name), run, began_at, replace=replace)
 
 
 def take_back(deployment: Deployment, run: str) -> Iterator[Outcome]:
@@ -111,19 +161,25 @@ def take_back(deployment: Deployment, run: str) -> Iterator[Outcome]:
     places = places_for(deployment.layout)
     exchange = read_exchange(places)
     replaced = exchange is not None and exchange.run == run and bool(exchange.before)
-    if replaced and _running(deployment):
+    if replaced and not _on_cluster(deployment) and _running(deployment):
         yield from deployment.target.stop()
     done = go_back(places, deployment.layout.state, run)
     yield Outcome("state", Status.DONE, "the old one is in place again" if done else "nothing was replaced")
 
 
-def finish(deployment: Deployment) -> Iterator[Outcome]:
+def finish(deployment: Deployment, run: str) -> Iterator[Outcome]:
     """Remove what the restore needed, the old state too: the platform answers from the new one.
+
+    Args:
+        deployment: The platform.
+        run: The run that restores.
 
     Raises:
         PreconditionError: The restore is not done.
     """
     settle(places_for(deployment.layout))
+    if _on_cluster(deployment):
+        cluster.forget_ledger(deployment, run)
     yield Outcome("old state", Status.DONE, "removed")
 
 
@@ -284,5 +340,11 @@ def _refuse_running(deployment: Deployment, *, running: bool, replace: bool) -> 
         raise PreconditionError(f"the platform '{deployment.platform.name}' is running: a restore would replace it", "kivactl runbook restore --replace")
 
 
+def _on_cluster(deployment: Deployment) -> bool:
+    return deployment.platform.target == "kubernetes"
+
+
 def _running(deployment: Deployment) -> bool:
+    if _on_cluster(deployment):
+        return cluster.running(deployment)
     return bool(deployment.target.alive() or leftovers.marked(STATE_VARIABLE, str(deployment.layout.state)))

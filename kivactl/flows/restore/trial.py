@@ -105,20 +105,14 @@ def trial_platform(platform: Platform, tree: Path, manifest: Manifest, port: int
         manifest: What it says of itself.
         port: Free, and so is the next one.
     """
-    files = {external.path: str(tree / external.at) for external in manifest.external}
     content = {model.name: str(tree / model.at) for model in manifest.models if model.with_content and model.at}
-    gateway = platform.gateway
-    issuers = tuple(
-        issuer.model_copy(update={"jwks": files.get(issuer.jwks, issuer.jwks), "ca": files.get(issuer.ca, issuer.ca) if issuer.ca else None})
-        for issuer in gateway.issuers
-    )
+    gateway = with_files_of(platform, tree, manifest).gateway
     changes: dict[str, Any] = {
         "address": _ADDRESS,
         "port": port,
         "tls": gateway.tls.model_copy(update={"certificate": None, "key": None, "names": ("localhost",)}),
         "metrics": gateway.metrics.model_copy(update={"address": _ADDRESS, "port": None}),
         "tracing": None,
-        "issuers": issuers,
     }
     return platform.model_copy(
         update={
@@ -127,6 +121,19 @@ def trial_platform(platform: Platform, tree: Path, manifest: Manifest, port: int
             "usage": platform.usage.model_copy(update={"ledger": "sqlite"}),
         }
     )
+
+
+def with_files_of(platform: Platform, tree: Path, manifest: Manifest) -> Platform:
+    """The spec with the files of the backup in the place of those elsewhere that it names."""
+    files = {external.path: str(tree / external.at) for external in manifest.external}
+
+    def of(name: str | None) -> str | None:
+        return None if name is None else files.get(name, name)
+
+    gateway = platform.gateway
+    issuers = tuple(issuer.model_copy(update={"jwks": of(issuer.jwks), "ca": of(issuer.ca)}) for issuer in gateway.issuers)
+    tls = gateway.tls.model_copy(update={"certificate": of(gateway.tls.certificate), "key": of(gateway.tls.key)})
+    return platform.model_copy(update={"gateway": gateway.model_copy(update={"issuers": issuers, "tls": tls})})
 
 
 def _small(model: Model, content: Mapping[str, str]) -> Model:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.config import JsonDict
 
-from kivactl.flows import canary, health, maintenance, scaling, shares
+from kivactl.flows import canary, cluster, health, maintenance, scaling, shares
 from kivactl.plan import Outcome, Status
-from kivactl.runbooks.actions.action import ANYWHERE, Action, Kind, NoParams, Params, Probe, Site
+from kivactl.runbooks.actions.action import ANYWHERE, CLUSTER, Action, Kind, NoParams, Params, Probe, Site
 from kivactl.spec.fields import Name, PositiveDuration
 from kivactl.spec.load import Loaded
 from kivactl.spec.platform import Weight
@@ -43,6 +43,18 @@ class ReplicasParams(Params):
 
     model: str | None = Field(default=None, description="All replicas of this model.", json_schema_extra=_MODEL)
     replica: str | None = Field(default=None, description="This one.", json_schema_extra=_REPLICA)
+
+
+class NodeParams(Params):
+    """Which machine of the cluster."""
+
+    node: str = Field(min_length=1, description="Its name, as `kubectl get nodes` has it.")
+
+
+class NodeTakeOutParams(NodeParams):
+    """Which machine of the cluster, and what has to leave it."""
+
+    replica: str | None = Field(default=None, description="The only pod that has to; all of the platform when absent.", json_schema_extra=_REPLICA)
 
 
 class SharesParams(Params):
@@ -207,6 +219,20 @@ ACTIONS: Mapping[str, Action] = {
         ReplicasParams, _take_out, "Lets replicas finish their requests and stops them; they stay stopped until they are brought back.", destructive=True
     ),
     "replica.bring-back": Action(ReplicasParams, _bring_back, "Starts replicas that were taken out, and gives them requests again."),
+    "node.take-out": Action(
+        NodeTakeOutParams,
+        lambda site, params: cluster.take_out_node(site.deployment, params.node, params.replica),
+        "Closes a node for new pods and evicts those of the platform, one after the other as budgets let them, until others serve.",
+        destructive=True,
+        results={"unserved": "none"},
+        targets=CLUSTER,
+    ),
+    "node.bring-back": Action(
+        NodeParams,
+        lambda site, params: cluster.bring_back_node(site.deployment, params.node),
+        "Opens a node that was closed for maintenance; one that somebody else closed stays closed.",
+        targets=CLUSTER,
+    ),
     "model.note": Action(
         NoteParams,
         _note,
@@ -236,6 +262,16 @@ PROBES: Mapping[str, Probe] = {
     "alias.serving": Probe(AliasParams, _alias_serving, Kind.FLAG, "Whether every model with a share of an alias gets requests.", targets=ANYWHERE),
     "replica.health": Probe(
         ReplicaParams, _health, Kind.TEXT, "A replica's health: serving, draining, starting, maintenance, restarting, stopped.", targets=ANYWHERE
+    ),
+    "node.closed": Probe(
+        NodeParams,
+        lambda site, params: cluster.node_is_closed(site.deployment, params.node),
+        Kind.FLAG,
+        "Whether a node takes no new pods, or has still to be opened after a maintenance.",
+        targets=CLUSTER,
+    ),
+    "node.pods": Probe(
+        NodeParams, lambda site, params: cluster.pods_on(site.deployment, params.node), Kind.LIST, "The platform's pods on a node.", targets=CLUSTER
     ),
     "replica.maintenance": Probe(ReplicasParams, _in_maintenance, Kind.LIST, "The replicas in maintenance, of one, of a model, or of all."),
 }

@@ -10,10 +10,11 @@ from typing import Literal
 from pydantic import Field
 
 from kivactl.errors import PreconditionError
-from kivactl.flows import health, reclaim, troubles
+from kivactl.flows import cluster, health, reclaim, troubles
 from kivactl.plan import Outcome
-from kivactl.runbooks.actions.action import ANYWHERE, Action, Kind, NoParams, Params, Probe, Site
+from kivactl.runbooks.actions.action import ANYWHERE, CLUSTER, Action, Kind, NoParams, Params, Probe, Site
 from kivactl.spec.fields import PositiveBytes, PositiveDuration
+from kivactl.targets.processes import known_replica
 
 
 class DiskParams(Params):
@@ -74,16 +75,9 @@ def _removable(site: Site, _: NoParams) -> int:
 
 def _starts(site: Site, params: StartsParams) -> int:
     layout = site.deployment.layout
-    troubles.known_replica(layout, params.replica)
+    known_replica(layout, params.replica)
     since_s = time.time() - params.within
     return sum(start.at_s >= since_s for start in troubles.starts_of(layout, params.replica))
-
-
-def _uptime(site: Site, params: ReplicaParams) -> float:
-    layout = site.deployment.layout
-    troubles.known_replica(layout, params.replica)
-    process = troubles.process_of(layout, params.replica)
-    return process.uptime_s if process is not None and process.alive else 0.0
 
 
 ACTIONS: Mapping[str, Action] = {
@@ -97,17 +91,26 @@ ACTIONS: Mapping[str, Action] = {
     "disk.reserve": Action(
         ReserveParams, lambda site, params: reclaim.keep_reserve(site.deployment.layout, params.size), "Puts room aside for the next full disk."
     ),
+    "volumes.diagnose": Action(
+        NoParams,
+        lambda site, _: cluster.volumes_told(site.deployment),
+        "Tells how full the volumes of a platform in a cluster are.",
+        results={"fullest": "kiva-gateway-ledger: 12MiB of 10GiB free", "claim": "kiva-gateway-ledger"},
+        targets=CLUSTER,
+    ),
     "engine.diagnose": Action(
         ReplicaParams,
         lambda site, params: _handed_on(troubles.diagnose(site.deployment, params.replica), "cause", "advice"),
-        "Finds out what ended a replica last, from its log, the supervisor and the kernel.",
+        "Finds out what ended a replica last, from its log, the supervisor and the kernel, in a cluster from the kubelet.",
         results={"cause": "killed by the kernel for want of memory", "advice": "a smaller `kv_cache` in kiva.yaml"},
+        targets=ANYWHERE,
     ),
     "gpu.diagnose": Action(
         ReplicaParams,
-        lambda site, params: _handed_on(troubles.diagnose_gpus(site.deployment, params.replica), "gpus", "faults", "remedy"),
+        lambda site, params: _handed_on(troubles.diagnose_gpus(site.deployment, params.replica), "gpus", "faults", "remedy", "node"),
         "Tells what is wrong with the GPUs of a replica, and what helps.",
-        results={"gpus": "0", "faults": "GPU 0: Xid 79", "remedy": "reboot"},
+        results={"gpus": "0", "faults": "GPU 0: Xid 79", "remedy": "reboot", "node": "gpu-1"},
+        targets=ANYWHERE,
     ),
     "platform.kill": Action(
         NoParams,
@@ -126,12 +129,29 @@ PROBES: Mapping[str, Probe] = {
         targets=ANYWHERE,
     ),
     "disk.removable": Probe(NoParams, _removable, Kind.BYTES, "What `disk.reclaim` could remove, without models."),
+    "volumes.free": Probe(
+        NoParams,
+        lambda site, _: min((one.free_bytes for one in cluster.volumes(site.deployment)), default=None),
+        Kind.BYTES,
+        "What is free on the fullest volume of a platform in a cluster.",
+        targets=CLUSTER,
+    ),
     "gpu.faults": Probe(
         GpuParams, lambda site, params: troubles.faults_now(site.deployment, params.replica), Kind.LIST, "What is wrong with GPUs; empty where there are none."
     ),
     "replica.gpus": Probe(
-        ReplicaParams, lambda site, params: len(troubles.gpus_of(site.deployment.layout, params.replica)), Kind.NUMBER, "How many GPUs a replica computes on."
+        ReplicaParams,
+        lambda site, params: troubles.gpu_count(site.deployment, params.replica),
+        Kind.NUMBER,
+        "How many GPUs a replica computes on.",
+        targets=ANYWHERE,
     ),
     "replica.starts": Probe(StartsParams, _starts, Kind.NUMBER, "How often a replica was started lately, as far as the supervisor's log reaches."),
-    "replica.uptime": Probe(ReplicaParams, _uptime, Kind.SECONDS, "Time since a replica's last start; 0 when it does not run."),
+    "replica.uptime": Probe(
+        ReplicaParams,
+        lambda site, params: troubles.uptime_s(site.deployment, params.replica),
+        Kind.SECONDS,
+        "Time since a replica's last start; 0 when it does not run. In a cluster since it serves: the pod, or what took its place.",
+        targets=ANYWHERE,
+    ),
 }

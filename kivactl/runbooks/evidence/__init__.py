@@ -13,11 +13,11 @@ from typing import Any
 
 from kivactl.errors import PreconditionError
 from kivactl.flows.deployment import Deployment
+from kivactl.flows.surroundings import surroundings_of
 from kivactl.runbooks import chain
 from kivactl.runbooks.bound import Bound
 from kivactl.runbooks.evidence import manifest as manifests
 from kivactl.runbooks.evidence import pages, signing
-from kivactl.runbooks.evidence.environment import environment_of
 from kivactl.runbooks.evidence.manifest import CERTIFICATE, JOURNAL, MANIFEST, SIGNATURE, SUMS, Manifest
 from kivactl.runbooks.evidence.material import Material
 from kivactl.runbooks.evidence.report import report_for
@@ -54,7 +54,7 @@ def write(folder: Path, record: Record, bound: Bound, deployment: Deployment) ->
     now = datetime.now(UTC)
     _clear(folder)
     key, certificate = signing.signer_for(deployment.layout, record.platform, now)
-    environment = environment_of(deployment, record)
+    environment = surroundings_of(deployment, record.spec)
     write_json(folder / ENVIRONMENT, environment)
     write_file(folder / CERTIFICATE, certificate.decode())
     material = _material(folder, record, bound, deployment, environment, fingerprint_of(certificate))
@@ -88,7 +88,7 @@ def report(folder: Path, language: str | None = None, form: str = "md") -> str:
 
 def render(folder: Path, record: Record, bound: Bound, deployment: Deployment, language: str, form: str = "md") -> str:
     """The report of a run as it is now, ended or not; nothing is written, and nothing is signed."""
-    material = _material(folder, record, bound, deployment, environment_of(deployment, record), "")
+    material = _material(folder, record, bound, deployment, surroundings_of(deployment, record.spec), "")
     return _WRITERS[form](report_for(material, language))
 
 

@@ -59,7 +59,7 @@ class Material:
         record: The run.
         bound: The runbook as it was run.
         entries: The journal's.
-        environment: As `environment_of` has it.
+        environment: As `surroundings_of` has it.
         contacts: Who fills a role.
         summary: Of the observation, as `measurements/summary.json` has it; empty without one.
         pictures: Content of each picture by its path in the folder.

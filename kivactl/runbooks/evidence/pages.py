@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,22 +30,15 @@ class _Verbatim(str):
 
 def markdown(report: Report) -> str:
     """The report as Markdown (GitHub's tables)."""
-    environment = _environment(autoescape=False)
-    environment.finalize = lambda value: value if isinstance(value, _Verbatim) else markdown_text(str(value))
-    environment.filters["verbatim"] = _Verbatim
-    return environment.get_template("report.md.j2").render(report=report)
+    return _for_markdown().get_template("report.md.j2").render(report=report)
 
 
 def html(report: Report) -> str:
     """The report as one HTML file that needs nothing else, made for paper of size A4."""
     from markupsafe import Markup
 
-    environment = _environment(autoescape=True)
-    environment.finalize = lambda value: value if isinstance(value, Markup) else _UNITS.sub("\u00a0", redacted(str(value)))
-    environment.tests["long"] = lambda lines: any(len(word) > _LONGEST_WHOLE for line in lines for word in line.split())
-    environment.filters["picture"] = Markup  # SVG that `pictures` has made harmless
     style = Markup((_TEMPLATES / "print.css").read_text())  # noqa: S704  (our own file)
-    return environment.get_template("report.html.j2").render(report=report, style=style, footer=Markup(_css_text(redacted(report.footer))))  # noqa: S704  (escaped)
+    return _for_html().get_template("report.html.j2").render(report=report, style=style, footer=Markup(_css_text(redacted(report.footer))))  # noqa: S704  (escaped)
 
 
 def markdown_text(text: str) -> str:
@@ -55,6 +49,26 @@ def markdown_text(text: str) -> str:
 def _css_text(text: str) -> str:
     """A text as a string of a style sheet that stands in a page."""
     return '"' + "".join(sign if sign.isalnum() or sign in " .:-·" else f"\\{ord(sign):x} " for sign in text) + '"'
+
+
+@cache
+def _for_markdown() -> Environment:
+    """Made once, as a run has a report in each language and templates take the time."""
+    environment = _environment(autoescape=False)
+    environment.finalize = lambda value: value if isinstance(value, _Verbatim) else markdown_text(str(value))
+    environment.filters["verbatim"] = _Verbatim
+    return environment
+
+
+@cache
+def _for_html() -> Environment:
+    from markupsafe import Markup
+
+    environment = _environment(autoescape=True)
+    environment.finalize = lambda value: value if isinstance(value, Markup) else _UNITS.sub("\u00a0", redacted(str(value)))
+    environment.tests["long"] = lambda lines: any(len(word) > _LONGEST_WHOLE for line in lines for word in line.split())
+    environment.filters["picture"] = Markup  # SVG that `pictures` has made harmless
+    return environment
 
 
 def _environment(*, autoescape: bool) -> Environment:

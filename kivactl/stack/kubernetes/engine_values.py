@@ -83,7 +83,7 @@ def engine_values_for(platform: Platform, model: Model, *, weights_bytes: int | 
             "gpu": {"resource": here.gpu.resource, "count": here.gpu.count},
             "sharedMemory": quantity(here.shared_memory),
         },
-        "runtimeClass": here.runtime_class or "",
+        "runtimeClass": here.runtime_class or _runtime_class(platform, model),
         "placement": placement_for(pool, spread="kubernetes.io/hostname"),
         "storage": _storage(platform, model, cluster, weights_bytes),
         "preload": _preload(platform, model, cluster),
@@ -105,6 +105,12 @@ def engine_values_for(platform: Platform, model: Model, *, weights_bytes: int | 
         "labels": {},
         "annotations": scrape_annotations(cluster, ENGINE_PORT, "/metrics"),
     }
+
+
+def _runtime_class(platform: Platform, model: Model) -> str:
+    """On the Kubernetes that `kivactl provision` sets up, NVIDIA's runtime is another one than the usual."""
+    own = platform.infrastructure is not None and platform.infrastructure.kubernetes is not None
+    return "nvidia" if own and model.kubernetes.gpu.count > 0 else ""
 
 
 def identity_of(platform: Platform, model: Model) -> str:

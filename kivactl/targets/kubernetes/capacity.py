@@ -242,8 +242,13 @@ def _pod(one: Json, namespace: str) -> Pod:
     return Pod(str(meta.get("name", "")), str(spec["nodeName"]), requests_of(spec), str(labels.get(INSTANCE, "")), labels)
 
 
+def ended(pod: Json) -> bool:
+    """Whether a pod has come to its end and stays for its log alone; what fetched a model does."""
+    return (pod.get("status") or {}).get("phase") in _ENDED
+
+
 def _holds_a_place(one: Json) -> bool:
-    return bool((one.get("spec") or {}).get("nodeName")) and (one.get("status") or {}).get("phase") not in _ENDED
+    return bool((one.get("spec") or {}).get("nodeName")) and not ended(one)
 
 
 def _quota(one: Json) -> Quota:

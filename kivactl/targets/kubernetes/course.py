@@ -144,6 +144,25 @@ class Surveyor:
         steps, feasibility = self._decided(compared, desired, seen, removals)
         return Course(steps, removals, tuple(self._objects(desired)), feasibility, seen, feasibility.notes)
 
+    def rehearsed(self, release: ChartRelease, kubernetes: str) -> int:
+        """Render a release and try each of its objects out on the API server, which changes nothing; how many there are.
+
+        Args:
+            release: What to render.
+            kubernetes: As `kubernetes` tells it.
+
+        Raises:
+            KivaError: Helm does not render it, or the API server refuses an object.
+        """
+        manifests = self._rendered(release, kubernetes)
+        at_once(lambda one: self._dry_run(one, release.name), manifests.values())
+        return len(manifests)
+
+    def kubernetes(self) -> str:
+        """The version to render for, asked of the API server."""
+        version = self.cluster.version()
+        return f"{version.major}.{version.minor}.0"
+
     def _compared(self, desired: ClusterDesired, seen: Seen) -> list[Step]:
         steps: list[Step] = []
         changed: list[tuple[int, ChartRelease, str]] = []
@@ -155,8 +174,8 @@ class Surveyor:
             steps.append(step or Step(release, Act.UPGRADE if deployed else Act.INSTALL, deployed, reason=reason))
         if not changed:
             return steps
-        version = self.cluster.version()
-        rendered = at_once(lambda one: self._rendered(self._as_last(one[1], seen), f"{version.major}.{version.minor}.0"), changed)
+        kubernetes = self.kubernetes()
+        rendered = at_once(lambda one: self._rendered(self._as_last(one[1], seen), kubernetes), changed)
         kinds = {key[0] for manifests in rendered for key in manifests} - {key[0] for manifests in seen.manifests.values() for key in manifests}
         live = {**seen.objects, **live_objects(self.cluster, kinds)}
         found = at_once(lambda one: self._difference(one[0][1], one[1], live, seen), list(zip(changed, rendered, strict=True)))

@@ -16,13 +16,21 @@ WORKLOADS = frozenset({"Deployment", "StatefulSet", "LeaderWorkerSet"})
 _HOOK = "helm.sh/hook"
 
 
-def parse_manifests(text: str) -> dict[Key, dict[str, Any]]:
-    """The objects of a manifest by kind and name, in order; hooks are left out, for they come and go."""
+def parse_documents(text: str) -> list[Any]:
+    """The YAML documents of a text, in order.
+
+    Raises:
+        yaml.YAMLError: It is no YAML.
+    """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def parse_manifests(text: str) -> dict[Key, dict[str, Any]]:
+    """The objects of a manifest by kind and name, in order; hooks are left out, for they come and go."""
     found: dict[Key, dict[str, Any]] = {}
-    for one in yaml.load_all(text, Loader=loader):
+    for one in parse_documents(text):
         if isinstance(one, dict) and "kind" in one and _HOOK not in ((one.get("metadata") or {}).get("annotations") or {}):
             found[key_of(one)] = one
     return found

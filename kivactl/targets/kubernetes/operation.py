@@ -9,7 +9,7 @@ from typing import Any
 
 from kivactl.errors import NotReadyError, PreconditionError, UsageError
 from kivactl.plan import Outcome, Status
-from kivactl.targets.kubernetes.capacity import INSTANCE
+from kivactl.targets.kubernetes.capacity import INSTANCE, ended
 from kivactl.targets.kubernetes.desired import ENGINE, GATEWAY
 from kivactl.targets.kubernetes.following import EVERY_S, Followed, Follower, until_ready
 from kivactl.targets.kubernetes.manifests import Key, pod_spec, replicas_of, startup_s, stop_s, workloads
@@ -63,8 +63,7 @@ class Operation:
             for key in workloads(seen.manifests[name]):
                 self._scale(key, 0)
         for pod in self.cluster.list("Pod").items:
-            ended = (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
-            if not ended and (pod["metadata"].get("labels") or {}).get(INSTANCE) in names:
+            if not ended(pod) and (pod["metadata"].get("labels") or {}).get(INSTANCE) in names:
                 self.cluster.delete("Pod", str(pod["metadata"]["name"]), at_once=True)
         yield from self._until_gone(seen, names)
 
@@ -110,6 +109,11 @@ class Operation:
                 self._until_ending(name)
             yield from until_ready(Follower(self.cluster, self.cluster.clock), [self._followed(seen, release)], self.check)
 
+    def followed(self) -> list[Followed]:
+        """Engines and gateway, to be followed until they serve."""
+        seen = self._seen()
+        return [self._followed(seen, name) for chart in (ENGINE, GATEWAY) for name in self._of(seen, chart)]
+
     def alive(self) -> frozenset[str]:
         """Names of the pods that get requests."""
         return frozenset(str(pod["metadata"]["name"]) for pod in self.cluster.list("Pod", f"kiva/platform={self.platform}").items if is_ready(pod))
@@ -133,7 +137,7 @@ class Operation:
         for elapsed_s in self.cluster.clock.ticks(grace_s + _ENDED_WITHIN_S, every_s=EVERY_S):
             self.check()
             # What fetched a model has ended and stays for its log.
-            going = [pod for pod in self.cluster.list("Pod").items if (pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}]
+            going = [pod for pod in self.cluster.list("Pod").items if not ended(pod)]
             there = {str((pod["metadata"].get("labels") or {}).get(INSTANCE, "")) for pod in going}
             for name in [name for name in names if name in left and name not in there]:
                 left.remove(name)
@@ -168,4 +172,6 @@ class Operation:
 
 def none_of(names: Iterable[str]) -> PreconditionError:
     """What is said where single replicas are to be taken out of a cluster."""
-    return PreconditionError(f"on Kubernetes {', '.join(names)} cannot be taken out: pods are not kept apart", "close its node instead: kubectl drain NODE")
+    return PreconditionError(
+        f"on Kubernetes {', '.join(names)} cannot be taken out: pods are not kept apart", "close its node instead: kivactl runbook node-maintenance --node=NODE"
+    )

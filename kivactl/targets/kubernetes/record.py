@@ -63,6 +63,7 @@ class Record:
         ready_s: Seconds that the newest pod of each release took from its start to its first token.
         stopped_at: When the platform was stopped, ISO 8601 in UTC; empty while it runs.
         shares: Weights of models by alias that rollouts under way hold against the spec.
+        maintenance: Nodes that we closed for maintenance and have to open again, with the time since when, ISO 8601 in UTC.
     """
 
     platform: str = ""
@@ -72,6 +73,7 @@ class Record:
     ready_s: Mapping[str, float] = field(default_factory=dict)
     stopped_at: str = ""
     shares: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    maintenance: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def last(self) -> Deploy | None:
@@ -148,6 +150,7 @@ def parse_record(text: str, platform: str) -> Record:
         ready_s=ready,
         stopped_at=str(data.get("stopped_at") or ""),
         shares=_shares(data.get("shares")),
+        maintenance={str(node): str(since) for node, since in closed.items()} if isinstance(closed := data.get("maintenance"), dict) else {},
     )
 
 

@@ -91,15 +91,21 @@ def status_from(seen: Pods, record: Record, where: Where, platform: str, now: da
 
 
 def _component(pod: Json, seen: Pods, fetching: Mapping[str, str], where: Where, now: datetime) -> Component:
-    health, reason = Health.SERVING, ""
-    if ending(pod):
-        health = Health.DRAINING
-    elif not is_ready(pod):
-        statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-        health = Health.RESTARTING if any(one.get("restartCount") for one in statuses) else Health.STARTING
+    health, reason = health_of(pod), ""
+    if health in {Health.RESTARTING, Health.STARTING}:
         reason = _trouble(pod, seen, where) or fetching.get(label(pod, INSTANCE), "")
     model = label(pod, MODEL) if label(pod, COMPONENT) == _ENGINE else ""
     return Component(_name(pod), model, health, pid=0, uptime_s=_age_s(pod, now), active=None, reason=reason)
+
+
+def health_of(pod: Json) -> Health:
+    """How a pod is."""
+    if ending(pod):
+        return Health.DRAINING
+    if is_ready(pod):
+        return Health.SERVING
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return Health.RESTARTING if any(one.get("restartCount") for one in statuses) else Health.STARTING
 
 
 def _trouble(pod: Json, seen: Pods, where: Where) -> str:

@@ -12,12 +12,15 @@ from kivactl.errors import PreconditionError
 from kivactl.plan import Outcome, Plan
 from kivactl.root import content
 from kivactl.spec.kubernetes import Kubernetes
+from kivactl.stack.kubernetes.releases import ChartRelease
+from kivactl.targets.kubernetes.breaking import PodsToBreak
 from kivactl.targets.kubernetes.course import Course, Surveyor
 from kivactl.targets.kubernetes.desired import ClusterDesired
 from kivactl.targets.kubernetes.drift import Drift, drift_of
 from kivactl.targets.kubernetes.gateway import ClusterGateway
 from kivactl.targets.kubernetes.history import BACK, deploy_of, desired_of, notes_on
 from kivactl.targets.kubernetes.lock import Lock, lock_of
+from kivactl.targets.kubernetes.nodes import Nodes
 from kivactl.targets.kubernetes.operation import Operation, none_of
 from kivactl.targets.kubernetes.plan import plan_of
 from kivactl.targets.kubernetes.record import Deploy, Record, change_record, read_record
@@ -41,6 +44,7 @@ class KubernetesTarget:
         charts: Folder of the charts.
         lock: Held by whoever changes something.
         gateway: The deployed gateway, to be told something between two deploys.
+        breaking: Its pods, to be broken on purpose and mended.
     """
 
     platform: str
@@ -49,8 +53,10 @@ class KubernetesTarget:
     charts: Path
     lock: Lock
     gateway: ClusterGateway = field(init=False)
+    breaking: PodsToBreak = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "breaking", PodsToBreak(self.platform, self.cluster))
         object.__setattr__(self, "gateway", ClusterGateway(self.platform, self.cluster, self.helm, self.charts))
 
     @contextmanager
@@ -74,6 +80,24 @@ class KubernetesTarget:
             KivaError: The cluster does not answer, or it refuses an object.
         """
         return plan_of(self._course(desired), title)
+
+    def rehearse(self, desired: ClusterDesired) -> Iterator[tuple[ChartRelease, int]]:
+        """Try everything that is desired out on the API server, whatever is there already; changes nothing.
+
+        Yields:
+            Each release, with the number of its objects that the API server would take.
+
+        Raises:
+            PreconditionError: It cannot fit.
+            KivaError: The cluster does not answer, or it refuses an object.
+        """
+        surveyor = Surveyor(self.cluster, self.helm, self.charts)
+        for manifest in desired.objects:
+            self.cluster.apply(manifest, dry_run=True, force=True)
+        kubernetes = surveyor.kubernetes()
+        for release in desired.releases:
+            yield release, surveyor.rehearsed(release, kubernetes)
+        plan_of(surveyor.course(desired), "")  # refuses what cannot fit
 
     def apply(self, desired: ClusterDesired) -> Iterator[Outcome]:
         """Bring the cluster to what is desired; yields what happens.
@@ -122,6 +146,24 @@ class KubernetesTarget:
             PreconditionError: Always; the hint says what to do instead.
         """
         raise none_of(replicas)
+
+    def take_out_node(self, name: str, pod: str | None = None) -> Iterator[Outcome]:
+        """Close a node and let the platform's pods go elsewhere, or one of them; see `Nodes.take_out`."""
+        with self.locked("maintenance") as lease:
+            yield from self.nodes(lease.check).take_out(name, pod)
+
+    def bring_back_node(self, name: str) -> Iterator[Outcome]:
+        """Open a node that was closed; see `Nodes.bring_back`."""
+        with self.locked("maintenance") as lease:
+            yield from self.nodes(lease.check).bring_back(name)
+
+    def nodes(self, check: Callable[[], None] = lambda: None) -> Nodes:
+        """The cluster's nodes.
+
+        Args:
+            check: Raises when the lock is not ours any more.
+        """
+        return Nodes(self.cluster, self.platform, check, Operation(self.cluster, self.platform, check).followed)
 
     def alive(self) -> frozenset[str]:
         """Names of the pods that get requests."""

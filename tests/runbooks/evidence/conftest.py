@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -77,39 +79,28 @@ class HandMadeRun:
         return self.folder
 
 
-@pytest.fixture
-def deployment(tmp_path):
-    (tmp_path / "kiva.yaml").write_text(SPEC)
-    loaded = load(tmp_path / "kiva.yaml")
-    layout = Layout(tmp_path / ".kiva", tmp_path / "cache")
+def _deployment_in(folder):
+    (folder / "kiva.yaml").write_text(SPEC)
+    loaded = load(folder / "kiva.yaml")
+    layout = Layout(folder / ".kiva", folder / "cache")
     layout.tls.mkdir(parents=True, mode=0o700)
     return Deployment(loaded, layout, lambda: loaded)
 
 
-@pytest.fixture
-def authority(deployment):
-    """The platform's certificate authority."""
+def _authority_of(deployment):
     key, layout = new_key(), deployment.layout
     layout.ca_key.write_bytes(key)
     layout.ca_certificate.write_bytes(authority_for(key, platform="city", now=datetime.now(UTC)))
     return layout.ca_certificate
 
 
-@pytest.fixture
-def new_run(deployment):
-    """Make a run's folder of a runbook."""
-
-    def made(name="failover-killed", language="en", **chosen):
-        folder = deployment.layout.state / "runs" / f"{name}-20260101T120000Z-{os.getpid()}"
-        return HandMadeRun(folder, deployment, bind(name, deployment.loaded, chosen), language)
-
-    return made
+def _run_of(deployment, name="failover-killed", language="en", **chosen):
+    folder = deployment.layout.state / "runs" / f"{name}-20260101T120000Z-{os.getpid()}"
+    return HandMadeRun(folder, deployment, bind(name, deployment.loaded, chosen), language)
 
 
-@pytest.fixture
-def drill(new_run):
-    """A failover drill that has passed, with measurements, not yet signed."""
-    run = new_run(replica="chat-0", detection="15s")
+def _drill_of(deployment):
+    run = _run_of(deployment, replica="chat-0", detection="15s")
     run.opens()
     look = {"value": [], "tolerance": "= []", "met": True, "message": "[]"}
     run.says("checked", phase="before", step=None, check="Gateway, meter and every replica serve", probe="components.faults", **look)
@@ -135,3 +126,49 @@ def drill(new_run):
     summary = {"load": {"scenario": "smoke", "model": "chat", "users": 8, "max_tokens": 32}, "phases": phases, "notes": [], "figures": measured}
     (measurements / "summary.json").write_text(json.dumps(summary) + "\n")
     return run
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    return _deployment_in(tmp_path)
+
+
+@pytest.fixture
+def authority(deployment):
+    """The platform's certificate authority."""
+    return _authority_of(deployment)
+
+
+@pytest.fixture
+def new_run(deployment):
+    """Make a run's folder of a runbook."""
+    return partial(_run_of, deployment)
+
+
+@pytest.fixture
+def drill(deployment):
+    """A failover drill that has passed, with measurements, not yet signed."""
+    return _drill_of(deployment)
+
+
+@pytest.fixture(scope="session")
+def _signed_once(tmp_path_factory):
+    """A signed drill and its authority's certificate; writing it takes much longer than copying it."""
+    folder = tmp_path_factory.mktemp("signed")
+    deployment = _deployment_in(folder)
+    authority = _authority_of(deployment)
+    drill = _drill_of(deployment)
+    drill.write()
+    drill.folder.rename(folder / "run")
+    authority.rename(folder / "authority.pem")
+    shutil.rmtree(deployment.layout.state)
+    return folder
+
+
+@pytest.fixture
+def signed(_signed_once, tmp_path):
+    """A copy of a signed run, as an auditor gets it without the platform, and whom to believe."""
+    folder, trust = tmp_path / "elsewhere" / "copy", tmp_path / "elsewhere" / "authority.pem"
+    shutil.copytree(_signed_once / "run", folder)
+    shutil.copy(_signed_once / "authority.pem", trust)
+    return folder, trust

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,12 +23,9 @@ def steps(language):
 
 
 @pytest.fixture
-def copy(drill, authority, tmp_path):
-    drill.write()
-    there = tmp_path / "audit" / "run"
-    shutil.copytree(drill.folder, there)
-    shutil.copy(authority, there.parent / "authority.pem")
-    return there
+def copy(signed):
+    """A signed run as an auditor has it; `authority.pem` lies beside it."""
+    return signed[0]
 
 
 def typed(commands, folder):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from generated import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kivactl.runbooks import evidence
@@ -15,18 +15,6 @@ from kivactl.runbooks.evidence import Kind, verify
 from kivactl.runbooks.evidence.manifest import hash_of, manifest_from, sums_text
 from kivactl.stack.certificates import authority_for, new_key, server_certificate_for
 from kivactl.stack.signature import certificate_for, sign
-
-
-@pytest.fixture
-def signed(drill, authority, tmp_path):
-    """A copy of a signed run, as an auditor gets it, and whom to believe."""
-    drill.write()
-    copy = tmp_path / "elsewhere" / "copy"
-    shutil.copytree(drill.folder, copy)
-    trust = tmp_path / "elsewhere" / "authority.pem"
-    shutil.copy(authority, trust)
-    shutil.rmtree(drill.deployment.layout.state)
-    return copy, trust
 
 
 def kinds(folder, trust, **options):
@@ -64,7 +52,7 @@ def test_without_anybody_to_believe_it_is_not_good(signed):
     assert kinds(signed[0], signed[0] / "nothing.pem") == [Kind.UNTRUSTED]
 
 
-@settings(max_examples=300)
+@examples(3)
 @given(data=st.data())
 def test_any_changed_byte_is_found(signed, data):
     folder, trust = signed
@@ -80,7 +68,6 @@ def test_any_changed_byte_is_found(signed, data):
         path.write_bytes(original)
 
 
-@settings(max_examples=100)
 @given(data=st.data())
 def test_any_cut_or_longer_file_is_found(signed, data):
     folder, trust = signed

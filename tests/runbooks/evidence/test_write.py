@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from kivactl.flows import surroundings
+from kivactl.flows.surroundings import surroundings_of
 from kivactl.runbooks import evidence
-from kivactl.runbooks.evidence import environment, signing
-from kivactl.runbooks.evidence.environment import environment_of
+from kivactl.runbooks.evidence import signing
 from kivactl.runbooks.evidence.signing import trusted
 from kivactl.stack.certificates import new_key
 from kivactl.stack.secret import Secret
@@ -104,8 +105,8 @@ def test_a_program_that_hangs_or_fails_is_no_reason_to_fail(drill, monkeypatch, 
     program = tmp_path / "restic"
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o755)
-    monkeypatch.setattr(environment.shutil, "which", lambda name: str(program) if name == "restic" else None)
-    assert "restic" in environment_of(drill.deployment, drill.record)["parts"]["restic"]
+    monkeypatch.setattr(surroundings.shutil, "which", lambda name: str(program) if name == "restic" else None)
+    assert "restic" in surroundings_of(drill.deployment, drill.record.spec)["parts"]["restic"]
 
 
 def test_a_crash_at_any_point_leaves_no_valid_signature_and_can_be_made_good(drill, authority, monkeypatch):

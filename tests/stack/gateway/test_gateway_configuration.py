@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from gateway_specs import JWKS, files, platform, platforms, replicas
-from hypothesis import given, settings
+from generated import examples
+from hypothesis import given
 
 from kivactl.stack.engine import GIB, Share
 from kivactl.stack.gateway import access, listener, quota
@@ -93,7 +94,7 @@ def test_prometheus_gets_one_list_of_all_targets():
 
 
 @pytest.mark.real
-@settings(max_examples=25)
+@examples(0.25)
 @given(spec=platforms())
 def test_envoy_accepts_whatever_the_spec_allows(tmp_path_factory, certificate, spec):
     tls = spec.gateway.tls.model_copy(update={"certificate": str(certificate[0]), "key": str(certificate[1])})

@@ -279,6 +279,16 @@ def test_where_the_pods_go():
     assert placement["priorityClass"] == "kiva-engines"
 
 
+def test_gpus_of_our_own_kubernetes_need_the_runtime_of_nvidia():
+    machines = {"provider": "static", "kubernetes": {"version": "v1.35.1+k3s1"}}
+    machines["groups"] = [{"name": "control", "role": "server", "hosts": [{"name": "control-1", "address": "10.20.48.11"}]}]
+    own = {"spec_values": {"infrastructure": machines}}
+    assert values()["runtimeClass"] == ""
+    assert values(**own)["runtimeClass"] == "nvidia"
+    assert values(**own, **CPU)["runtimeClass"] == ""
+    assert values(**own, kubernetes={"runtime_class": "other"})["runtimeClass"] == "other"
+
+
 def test_engines_are_reached_from_their_gateway_and_reach_the_collector_only():
     policy = values(spec_values={"gateway": {"tracing": {"otlp": "http://10.1.2.3:4318"}}})["networkPolicy"]
     assert policy["gateway"]["app.kubernetes.io/instance"] == "kiva-gateway"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from gateway_specs import JWKS, everything, files, platform, platforms
-from hypothesis import given, settings
+from generated import examples
+from hypothesis import given
 
 from kivactl.stack.gateway import access, routes
 from kivactl.stack.gateway.bootstrap import validation_for
@@ -132,7 +133,7 @@ def test_the_metrics_port_tells_the_kubelet_and_prometheus_and_nobody_else():
 
 
 @pytest.mark.real
-@settings(max_examples=15)
+@examples(0.15)
 @given(spec=platforms())
 def test_envoy_accepts_it_whatever_the_spec_allows(tmp_path_factory, certificate, spec):
     from dataclasses import replace

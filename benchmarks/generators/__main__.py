@@ -1,0 +1,127 @@
+"""Compares load generators for LLMs on one mock engine whose answers come at known times.
+
+Run: .venv/bin/python benchmarks/generators [--tests A,B,C,D,E,F] [--contenders kivactl,vllm-bench,...] [--repeats 5] [--seconds 8]
+                                            [--tolerance 0.08] [--cache FOLDER] [--json FILE] [--markdown FILE]
+
+The mock engine has the first core for itself, each generator the second one: all figures are those of one core. Generators take
+turns in every repeat, beginning with another one. A run in which the mock engine's own events were late (99th percentile
+above 0.5 ms) does not count and is repeated. As root, the mock engine runs before everything else on its core, and generators are
+preferred to the machine's other work; a busy machine's delays are in the 99th percentiles all the same. The other generators are
+installed from the package index into environments below the cache folder.
+
+  A   Four streams, answers in every manner in which an engine gives them: error of the reported medians; requests wrongly told good.
+  B   The most streams at 50 tokens/s each with a TTFT p99 within 5 ms and an ITL p99 within 2 ms of the truth. Streams start one after
+      another where the generator can do that, within the time of one answer.
+  C   Poisson arrivals, answers of 16 tokens: the highest rate of which 99 % is kept, as the mock engine saw the arrivals.
+  D   50 requests/s, evenly; in their midst the engine stands still for 2 s: are the requests sent, and does the TTFT's p99 say so?
+  E   A generator's own search for the capacity of an engine that serves 16 requests at a time: 95 % of the first tokens within 0.4 s.
+  F   64 prompts of 50,000 tokens at once: all are answered, TTFT p99 and ITL p50 are within a tenth of the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parents[1])
+
+from generators import mock, protocol  # noqa: E402
+from generators.contenders import Contender, all_contenders  # noqa: E402
+from generators.environments import CACHE, PACKAGES, MissingError, programs_of, tokenizer_in  # noqa: E402
+from generators.protocol import Result  # noqa: E402
+from generators.report import report  # noqa: E402
+from generators.running import Bench, progress  # noqa: E402
+
+Measurement = Callable[[Bench, Contender, float, float], Result]
+TESTS: dict[str, tuple[str, Measurement]] = {
+    "A": ("closed", protocol.accuracy),
+    "B": ("closed", protocol.streams),
+    "C": ("poisson", protocol.rate),
+    "D": ("constant", protocol.frozen),
+    "E": ("search", protocol.capacity),
+    "F": ("closed", protocol.prompts),
+}
+"""The load that a test needs, or a search of one's own; and the test."""
+
+
+def main() -> None:
+    known = all_contenders()
+    options = _options(known)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that nothing it started outlives it
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) == 1:
+        progress("one core only: the mock engine and the generators share it, and no figure is to be believed")
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="kiva-bench-", dir=place) as name:
+        scratch = Path(name)
+        chosen = _installed([known[one] for one in options.contenders], options.cache)
+        if not chosen:
+            sys.exit("no contender is left")
+        programs = {one.name: folder for one, folder in chosen.items()}
+        bench = Bench(mock.build(scratch), tokenizer_in(scratch), programs, cores[0] if cores[1:] else None, frozenset(cores[1:2] or cores), scratch)
+        results = _measured(bench, list(chosen), options)
+    text = report(results, {one.name: one.remark for one in chosen})
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text)
+    if options.json:
+        versions = {one.name: PACKAGES[one.package][0] if one.package else "beside this Python" for one in chosen}
+        seen = {"repeats": options.repeats, "seconds": options.seconds, "versions": versions, "load_average": os.getloadavg(), "results": results}
+        options.json.write_text(json.dumps(seen, indent=1))
+
+
+def _measured(bench: Bench, contenders: list[Contender], options: argparse.Namespace) -> dict[str, list[dict[str, Result]]]:
+    """All tests: for each its rounds, and for each round what every contender showed."""
+    results: dict[str, list[dict[str, Result]]] = {test: [] for test in options.tests}
+    for number in range(options.repeats):
+        turn = number % len(contenders)
+        for test in options.tests:
+            kind, measure = TESTS[test]
+            progress(f"{test}, round {number + 1} of {options.repeats}")
+            taking_part = [one for one in contenders[turn:] + contenders[:turn] if (one.search if kind == "search" else kind in one.kinds)]
+            results[test].append({one.name: measure(bench, one, options.seconds, options.tolerance) for one in taking_part})
+            if options.json:  # what is measured so far is not lost with the rest
+                options.json.write_text(json.dumps({"results": results}, indent=1))
+    return results
+
+
+def _installed(contenders: list[Contender], cache: Path) -> dict[Contender, Path]:
+    """Those that can be had here, each with its folder of programs; says why others cannot."""
+    found = {}
+    for one in contenders:
+        try:
+            found[one] = programs_of(one.package, cache)
+        except MissingError as error:
+            progress(f"{one.name} takes no part: {error}")
+    return found
+
+
+def _options(known: dict[str, Contender]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/generators", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tests", default=",".join(TESTS), help=f"of {', '.join(TESTS)}")
+    parser.add_argument("--contenders", default=",".join(known), help=f"of {', '.join(known)}")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8, help="of load in each run")
+    parser.add_argument("--tolerance", type=float, default=0.08, help="of a search for the most: the width of its last bracket, relative")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the generators' environments")
+    parser.add_argument("--json", type=Path, help="file for every figure of every run")
+    parser.add_argument("--markdown", type=Path, help="file for the tables")
+    options = parser.parse_args()
+    for key, names in (("tests", tuple(TESTS)), ("contenders", tuple(known))):
+        asked = tuple(getattr(options, key).split(","))
+        if unknown := set(asked) - set(names):
+            parser.error(f"--{key}: {', '.join(sorted(unknown))} is none of {', '.join(names)}")
+        setattr(options, key, asked)
+    if options.repeats < 1:
+        parser.error("--repeats: at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Several runs in one: the search for the capacity, and a sweep over loads. Each run has its folder; the result is of all."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from kivactl.errors import UsageError
+from kivactl.flows.loadtest import Bench, preflight, run_assignment
+from kivactl.loadtest.arrivals import Piece
+from kivactl.loadtest.assignment import Assignment, Folder
+from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, shares_of
+from kivactl.loadtest.engine_samples import read_samples
+from kivactl.loadtest.levels import Level
+from kivactl.loadtest.material import Material
+from kivactl.loadtest.metrics import Window
+from kivactl.loadtest.probe import Probe, probe_of
+from kivactl.loadtest.record import read_records
+from kivactl.loadtest.results import write_search
+from kivactl.loadtest.scenario import Capacity, Scenario, Sweep, levels_for
+from kivactl.plan import Outcome, Status
+
+_MOST_TRIES = 3
+"""A rate at which so many probes together do not decide is judged by what they saw."""
+_HOPELESS_RATIO = 3.0
+_HOPELESS_AFTER_S = 8.0
+_USERS, _RATE = "users", "requests/s"
+
+
+def run_search(bench: Bench, scenario: Scenario, folder: Path) -> Iterator[Outcome]:
+    """Find the capacity of a platform, or sweep over loads.
+
+    Args:
+        bench: Whom, and what is shared.
+        scenario: With `capacity` or `sweep`.
+        folder: New or empty folder; each run gets one within it.
+
+    Yields:
+        As `run_loadtest`, for each run; at last the step `NAME` DONE. Its data are the summary of the run that the answer stands
+        on, with `probes`, and of a search `capacity`. Pass it to `verdict`.
+
+    Raises:
+        KivaError: As `run_loadtest`.
+    """
+    folder = folder.absolute()
+    if (folder / "probes").exists() or Folder(folder).summary.exists():
+        raise UsageError(f"{folder} holds the records of another load test", "choose another folder")
+    assignment = yield from preflight(bench, scenario)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    Folder(folder).environment.write_text(json.dumps(dict(bench.environment), indent=2) + "\n")
+    series = _Series(bench, levels_for(scenario, bench.levels), folder, assignment)
+    began_s = bench.clock.now_s()
+    yield Outcome(scenario.name, Status.STARTED, "the search for the capacity" if scenario.capacity else "a sweep over loads")
+    if scenario.capacity is not None:
+        told = yield from _capacity(series, scenario.capacity)
+    else:
+        assert scenario.sweep is not None
+        told = yield from _sweep(series, scenario.sweep)
+    stands_on = Folder(Path(told["report"]).parent)
+    told = {**told, "probes": [asdict(probe) for probe in series.probes], "report": str(Folder(folder).page)}
+    write_search(Folder(folder), _material(told, stands_on, bench, series))
+    yield Outcome(scenario.name, Status.DONE, told["answer"], bench.clock.now_s() - began_s, told)
+
+
+def _material(told: Mapping[str, Any], stands_on: Folder, bench: Bench, series: _Series) -> Material:
+    """What the page of all runs is made of: the run that the answer stands on, and the loads of all."""
+    window = json.loads(stands_on.summary.read_text())["window"]
+    records, samples = read_records(stands_on.packed), read_samples(stands_on.samples)
+    return Material(told, records, Window(**window) if window else None, bench.environment, tuple(samples), tuple(series.probes))
+
+
+@dataclass(slots=True)
+class _Series:
+    """Runs one after the other, and what came of them."""
+
+    bench: Bench
+    levels: tuple[Level, ...]
+    folder: Path
+    assignment: Assignment
+    probes: list[Probe] = field(default_factory=list)
+    summaries: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what came last leaves no sense in going on."""
+        return bool(self.summaries) and bool(self.summaries[-1]["interrupted"] or self.summaries[-1]["invalid"])
+
+    def run(self, load: float, unit: str) -> Generator[Outcome, None, tuple[Share, ...]]:
+        """One run with a load; the seed is another one each time, unless the scenario has one."""
+        name = f"{len(self.probes) + 1:02d}"
+        folder = self.folder / "probes" / name
+        assignment = _with_load(self.assignment, load, unit, secrets.randbelow(2**31))
+        summary: dict[str, Any] = {}
+        runs = run_assignment(
+            replace(self.bench, with_page=False), assignment, self.levels, folder, is_hopeless=self._hopeless() if unit == _RATE else lambda _: False
+        )
+        with closing(runs) as outcomes:  # type: ignore[type-var]  # a generator
+            for outcome in outcomes:
+                summary = outcome.data if outcome.status is Status.DONE else summary
+                yield outcome
+        shares = self._shares(folder, summary)
+        finding = finding_of(shares)
+        met = None if finding is Finding.UNSURE else finding is Finding.MET
+        self.summaries.append(summary)
+        self.probes.append(probe_of(summary, load, unit, met, f"probes/{name}"))
+        return shares
+
+    def settle(self, met: bool) -> None:
+        """What was decided on the last load, though its run alone did not say."""
+        self.probes[-1] = replace(self.probes[-1], met=met)
+
+    def result(self, chosen: int, answer: str, **more: Any) -> dict[str, Any]:
+        """The result, which stands on one of the runs; what the last one broke off with counts for all."""
+        last = self.summaries[-1]
+        return {**self.summaries[chosen], "interrupted": last["interrupted"], "invalid": last["invalid"], "answer": answer, **more}
+
+    def _shares(self, folder: Path, summary: Mapping[str, Any]) -> tuple[Share, ...]:
+        files = Folder(folder)
+        window = json.loads(files.summary.read_text())["window"]
+        if not window:
+            return ()
+        held = Window(**window)
+        measured = [record for record in read_records(files.packed) if held.holds(record.moment_ns)]
+        return shares_of(measured, summary["due"], self.levels)
+
+    def _hopeless(self) -> Callable[[Mapping[str, Any]], bool]:
+        """A queue that only grows need not be waited for: the first tokens already take a multiple of what is promised."""
+        limit_s = min((level.limit for level in self.levels if level.metric == "ttft"), default=None)
+
+        def look(facts: Mapping[str, Any]) -> bool:
+            seconds = facts["elapsed_s"] - self.assignment.warm_up_s
+            typical_ms = facts["ttft_p50_ms"]
+            return limit_s is not None and typical_ms is not None and seconds > _HOPELESS_AFTER_S and typical_ms > _HOPELESS_RATIO * limit_s * 1e3
+
+        return look
+
+
+def _with_load(assignment: Assignment, load: float, unit: str, seed: int) -> Assignment:
+    """The same with another load, and nothing after the measured phase: what is under way is answered, and the platform is free."""
+    if unit == _USERS:
+        return replace(assignment, users=round(load), seed=seed)
+    spans_s = [span_s for span_s in (assignment.warm_up_s, assignment.duration_s) if span_s]
+    return replace(assignment, pieces=tuple(Piece(span_s, load, load) for span_s in spans_s), seed=seed)
+
+
+def _capacity(series: _Series, wanted: Capacity) -> Generator[Outcome, None, dict[str, Any]]:
+    series.assignment = replace(series.assignment, duration_s=wanted.probe)
+    search = Search(wanted.start, wanted.limit, wanted.precision)
+    surely_met, surely_missed = 0.0, None
+    while (rate_rps := search.next_rps()) is not None:
+        tries: list[tuple[Share, ...]] = []
+        finding = Finding.UNSURE
+        while finding is Finding.UNSURE and len(tries) < _MOST_TRIES:
+            tries.append((yield from series.run(rate_rps, _RATE)))
+            if series.is_over:
+                break
+            finding = finding_of(_together(tries))
+        if series.is_over:
+            break
+        together = _together(tries)
+        met = finding is Finding.MET or (finding is Finding.UNSURE and all(share.holds for share in together))
+        if finding is Finding.MET:
+            surely_met = max(surely_met, rate_rps)
+        elif finding is Finding.MISSED:
+            surely_missed = rate_rps if surely_missed is None else min(surely_missed, rate_rps)
+        series.settle(met)
+        search.tell(rate_rps, met=met)
+    found = search.met_rps
+    low, high = min(surely_met, found), surely_missed
+    spent = sum(probe.due for probe in series.probes)
+    capacity = {
+        "rate_rps": found,
+        "low_rps": low,
+        "high_rps": high,
+        "is_confirmed": search.confirmed_rps == found and found > 0,
+        "is_limit": found >= wanted.limit,
+        "requests": spent,
+        "probes": len(series.probes),
+    }
+    number = next((number for number in reversed(range(len(series.probes))) if series.probes[number].load == found), len(series.probes) - 1)
+    return series.result(number, _capacity_sentence(capacity), capacity=capacity)
+
+
+def _together(tries: list[tuple[Share, ...]]) -> tuple[Share, ...]:
+    """Several probes of one rate as one."""
+    return tuple(reduce(add, shares) for shares in zip(*tries, strict=True))
+
+
+def _capacity_sentence(capacity: Mapping[str, Any]) -> str:
+    if not capacity["rate_rps"]:
+        return "no rate was found at which the service levels are kept"
+    high = capacity["high_rps"]
+    interval = f"at least {capacity['low_rps']:.3g}" if high is None else f"between {capacity['low_rps']:.3g} and {high:.3g}"
+    doubt = "" if capacity["is_confirmed"] else ", not confirmed"
+    limit = "; nothing higher was to be tried" if capacity["is_limit"] else ""
+    return f"the service levels are kept up to {capacity['rate_rps']:.3g} requests/s ({interval}{doubt}{limit})"
+
+
+def _sweep(series: _Series, wanted: Sweep) -> Generator[Outcome, None, dict[str, Any]]:
+    loads, unit = (wanted.users, _USERS) if wanted.users else (wanted.rates or (), _RATE)
+    for load in loads:
+        shares = yield from series.run(load, unit)
+        if series.is_over:
+            break
+        series.settle(all(share.holds for share in shares))
+    met = [number for number, probe in enumerate(series.probes) if probe.met]
+    best = max(met, key=lambda number: series.probes[number].load, default=None)
+    probe = series.probes[0 if best is None else best]
+    kept = f"the service levels are kept up to {probe.load:g} {unit}" if best is not None else "no load was found at which the service levels are kept"
+    return series.result(0 if best is None else best, f"{kept}; {len(series.probes)} loads")

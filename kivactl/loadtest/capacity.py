@@ -1,0 +1,148 @@
+"""The search for the highest rate that keeps the service levels; pure: it says what to try next, and is told what came of it.
+
+Rates double until one misses; then the gap between the highest that met and the lowest that missed is halved by ratio, until
+it is as narrow as asked for. What is found has to hold once more, with another seed, before it is believed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from kivactl.loadtest.levels import ATTAINMENT, ERROR_RATIO, Level, thresholds_from, wilson
+from kivactl.loadtest.record import Record
+
+_LOWEST_OF_START = 1 / 64
+"""A platform that keeps nothing at a so much lower rate than the first has no capacity worth a figure."""
+
+
+class Finding(StrEnum):
+    """What a probe says."""
+
+    MET = "met"
+    MISSED = "missed"
+    UNSURE = "unsure"
+    """Too few requests to say: the interval of their share holds what is promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Of the requests that were due, those that kept one level, and how many must.
+
+    Attributes:
+        level: Its name.
+        good: How many did.
+        due: How many should have been sent.
+        ratio: What is promised, 0..1.
+    """
+
+    level: str
+    good: int
+    due: int
+    ratio: float
+
+    def __add__(self, other: Share) -> Share:
+        """Of two probes of the same rate together."""
+        return Share(self.level, self.good + other.good, self.due + other.due, self.ratio)
+
+    @property
+    def finding(self) -> Finding:
+        low, high = wilson(self.good, self.due)
+        if low >= self.ratio or (self.ratio >= 1 and self.good == self.due > 0):
+            return Finding.MET
+        return Finding.MISSED if high < self.ratio else Finding.UNSURE
+
+    @property
+    def holds(self) -> bool:
+        """Whether the share itself is as promised, however sure that is."""
+        return bool(self.due) and self.good >= self.ratio * self.due
+
+
+def shares_of(measured: Sequence[Record], due: int, levels: tuple[Level, ...]) -> tuple[Share, ...]:
+    """Each level as a share of requests.
+
+    Args:
+        measured: Requests that were due.
+        due: How many should have been sent; those that are missing kept nothing.
+        levels: What is promised.
+    """
+    found = []
+    for level in levels:
+        if level.name == ERROR_RATIO:
+            found.append(Share(level.name, sum(record.succeeded for record in measured), due, 1 - level.limit))
+        elif level.name == ATTAINMENT:
+            continue  # asked for below, of all levels together
+        else:
+            good = sum(record.keeps({level.metric: level.limit}) for record in measured)
+            failed = sum(not record.succeeded for record in measured)
+            # A time is promised to those who are answered; how many that must be is a level of its own.
+            found.append(Share(level.name, good, due - failed, (level.percent or 0) / 100))
+    attainment = next((level for level in levels if level.name == ATTAINMENT), None)
+    if attainment is not None:
+        good = sum(record.keeps(thresholds_from(levels)) for record in measured)
+        found.append(Share(ATTAINMENT, good, due, attainment.limit))
+    return tuple(found)
+
+
+def finding_of(shares: Sequence[Share]) -> Finding:
+    """What several levels together say: one that is surely missed decides."""
+    findings = {share.finding for share in shares}
+    # Failures are so rare that hundreds of requests could not make sure; what was seen of them decides.
+    errors = [share for share in shares if share.level == ERROR_RATIO]
+    others = {share.finding for share in shares if share.level != ERROR_RATIO}
+    if Finding.MISSED in findings or any(not share.holds for share in errors):
+        return Finding.MISSED
+    return Finding.UNSURE if Finding.UNSURE in others else Finding.MET
+
+
+@dataclass(slots=True)
+class Search:
+    """A search under way.
+
+    Attributes:
+        start_rps: The first rate.
+        limit_rps: Nothing higher is tried.
+        precision: How near the highest that met and the lowest that missed must be, as a ratio.
+        met: Rates that met, ascending.
+        missed_rps: The lowest that missed; infinite while there is none.
+        confirmed_rps: A rate that met once more; None while there is none.
+    """
+
+    start_rps: float
+    limit_rps: float
+    precision: float
+    met: list[float] = field(default_factory=list)
+    missed_rps: float = math.inf
+    confirmed_rps: float | None = None
+
+    @property
+    def met_rps(self) -> float:
+        """The highest rate that met; 0 while there is none."""
+        return self.met[-1] if self.met else 0.0
+
+    def next_rps(self) -> float | None:
+        """The rate to try; None when the search is over."""
+        if self.confirmed_rps is not None and self.confirmed_rps == self.met_rps:
+            return None
+        if not self.met:
+            if math.isinf(self.missed_rps):
+                return min(self.start_rps, self.limit_rps)
+            lower = self.missed_rps / 2
+            return lower if lower >= self.start_rps * _LOWEST_OF_START else None
+        if self.met_rps >= self.limit_rps or self.missed_rps <= self.met_rps * (1 + self.precision):
+            return self.met_rps  # once more, to be sure
+        if math.isinf(self.missed_rps):
+            return min(self.met_rps * 2, self.limit_rps)
+        return math.sqrt(self.met_rps * self.missed_rps)
+
+    def tell(self, rate_rps: float, *, met: bool) -> None:
+        """What came of a rate that `next_rps` named."""
+        if not met:
+            self.missed_rps = min(self.missed_rps, rate_rps)
+            self.met = [known for known in self.met if known < rate_rps]
+        elif self.met and rate_rps == self.met_rps:
+            self.confirmed_rps = rate_rps
+        else:
+            self.met = sorted({*self.met, rate_rps})

@@ -1,0 +1,123 @@
+"""Whether a measurement can be believed, and what to keep in mind about it; pure.
+
+A generator that was late measures itself. Each rule compares a delay of the generator with the time it would falsify.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from kivactl.loadtest.distribution import Distribution
+from kivactl.loadtest.levels import Level
+from kivactl.loadtest.record import Record
+
+TOKENS_PER_EVENT = 1.05
+"""Above it the engine joins tokens."""
+
+_FEWEST_FOR_P95 = 20
+_LEAST_SEND_LAG_MS, _SEND_LAG_OF_TTFT_RATIO = 5.0, 0.05
+_LEAST_LOOP_LAG_MS, _LOOP_LAG_OF_ITL_RATIO = 2.0, 0.1
+_RATE_OFF_RATIO = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Lags:
+    """How late the generator was, 99th percentile in milliseconds; None where it is not known.
+
+    Attributes:
+        loop_ms: Of its loop: every stamp may be late by as much.
+        send_ms: Of turning to requests that were due.
+    """
+
+    loop_ms: float | None
+    send_ms: float | None
+
+
+def fault(
+    measured: Sequence[Record],
+    good: Sequence[Record],
+    due: int,
+    window_s: float,
+    levels: tuple[Level, ...],
+    lags: Lags,
+    itl_s: Distribution | None,
+    *,
+    is_interrupted: bool,
+) -> str | None:
+    """Why the figures cannot be believed, as one sentence; None when they can.
+
+    Args:
+        measured: Requests that were due within the window.
+        good: Those of them that succeeded.
+        due: How many should have been sent.
+        window_s: Its length.
+        levels: What is promised; a delay may be a fraction of what it falsifies.
+        lags: Of the generator.
+        itl_s: Time between tokens.
+        is_interrupted: Whether the user ended the run, so that there may be little.
+    """
+    if not measured and window_s and not is_interrupted:
+        return f"no request began within the measured {window_s:.1f} s: answers take longer than that, so measure for longer"
+    if not any(not record.is_cut for record in measured):
+        return "no request was measured"
+    return _of_schedule(measured, due, window_s, levels, lags, is_interrupted=is_interrupted) or _of_loop(good, levels, lags, itl_s)
+
+
+def allowed_send_lag_ms(levels: Iterable[Level]) -> float:
+    """How late requests may be sent (p99), in milliseconds: a fraction of the least TTFT that is promised."""
+    ttft_ms = min((level.limit * 1e3 for level in levels if level.metric == "ttft"), default=0.0)
+    return max(_LEAST_SEND_LAG_MS, ttft_ms * _SEND_LAG_OF_TTFT_RATIO)
+
+
+def allowed_loop_lag_ms(levels: Iterable[Level], itl_p50_s: float | None) -> float:
+    """How late the generator's loop may be (p99), in milliseconds: a fraction of the least time between tokens that is promised, or that was measured."""
+    promised_s = min((level.limit for level in levels if level.metric in ("tpot", "itl")), default=None)
+    return max(_LEAST_LOOP_LAG_MS, (itl_p50_s or 0.0 if promised_s is None else promised_s) * 1e3 * _LOOP_LAG_OF_ITL_RATIO)
+
+
+def warnings(good: Sequence[Record], tokens_per_event: float | None, lags: Lags, itl_s: Distribution | None) -> Iterator[str]:
+    """What to keep in mind about the figures."""
+    if lags.loop_ms is not None and itl_s is not None and lags.loop_ms > max(_LEAST_LOOP_LAG_MS, itl_s.p50 * 1e3 * _LOOP_LAG_OF_ITL_RATIO):
+        yield f"the load generator was up to {lags.loop_ms:.1f} ms late (p99): times between tokens are too long by as much here and there"
+    if 0 < len(good) < _FEWEST_FOR_P95:
+        yield f"only {len(good)} requests succeeded: a 95th percentile of so few says little"
+    uncounted = sum(record.completion_tokens is None for record in good)
+    if uncounted:
+        yield f"the engine did not count the tokens of {uncounted} answers: their token events were counted instead"
+    if tokens_per_event is not None and tokens_per_event > TOKENS_PER_EVENT:
+        yield f"the engine joins {tokens_per_event:.2f} tokens per event: gaps between events are not gaps between tokens"
+
+
+def _of_schedule(measured: Sequence[Record], due: int, window_s: float, levels: tuple[Level, ...], lags: Lags, *, is_interrupted: bool) -> str | None:
+    """An open loop is one only when every request was sent, and when it was due."""
+    if lags.send_ms is None:
+        return None
+    allowed_ms = allowed_send_lag_ms(levels)
+    if due > len(measured) and not is_interrupted:
+        return f"{due - len(measured)} of {due} requests that were due were never sent{_remedy(measured, window_s)}"
+    if lags.send_ms > allowed_ms:
+        return f"requests were sent {lags.send_ms:.1f} ms late (p99), more than {allowed_ms:g} ms{_remedy(measured, window_s)}"
+    first_ns = min(record.moment_ns for record in measured)
+    begun = sum(first_ns <= record.start_ns <= first_ns + window_s * 1e9 for record in measured)
+    if abs(begun - len(measured)) > max(1.0, _RATE_OFF_RATIO * len(measured)):
+        return f"{begun} of {len(measured)} requests were sent within the measured phase{_remedy(measured, window_s)}"
+    return None
+
+
+def _of_loop(good: Sequence[Record], levels: tuple[Level, ...], lags: Lags, itl_s: Distribution | None) -> str | None:
+    if lags.loop_ms is None or not good:
+        return None
+    allowed_ms = allowed_loop_lag_ms(levels, itl_s.p50 if itl_s else None)
+    if lags.loop_ms <= allowed_ms:
+        return None
+    of_what = f"{allowed_ms:.3g} ms" + (", a tenth of the time between tokens" if allowed_ms > _LEAST_LOOP_LAG_MS else "")
+    cause = "it shares its processors with something busy, or has too much to do"
+    return f"the load generator was late by {lags.loop_ms:.1f} ms (p99), more than {of_what}: {cause}"
+
+
+def _remedy(measured: Sequence[Record], window_s: float) -> str:
+    """What this generator can do: the rate at which it did send."""
+    stamps = sorted(record.start_ns for record in measured)
+    span_s = max(window_s, (stamps[-1] - stamps[0]) / 1e9) if stamps else 0.0
+    return f": this generator reached {len(stamps) / span_s:.1f} requests/s; give it more --processes, or another machine" if span_s else ""

@@ -1,0 +1,82 @@
+"""What all reports of a load test say in the same words: the verdict, the names of times, values with their units; pure.
+
+They are made from the summary as data, so that a report can be made of what `summary.json` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from kivactl.loadtest.levels import Level
+
+TIMES = (
+    ("Time to first token (TTFT)", "ttft_s"),
+    ("TTFT from when it was due", "ttft_due_s"),
+    ("Time to first output after reasoning (TTFO)", "ttfo_s"),
+    ("Time per further token (TPOT)", "tpot_s"),
+    ("Time between tokens (ITL)", "itl_s"),
+    ("Gap between token events (ICL)", "icl_s"),
+    ("Whole answer (E2E)", "e2e_s"),
+    ("E2E from when it was due", "e2e_due_s"),
+    ("New connection", "connect_s"),
+)
+"""Names of times, and where a summary has them."""
+
+
+class Status(StrEnum):
+    """How a load test ended."""
+
+    MET = "met"
+    MISSED = "missed"
+    INVALID = "invalid"
+    INTERRUPTED = "interrupted"
+    MEASURED = "measured"
+    """Nothing was promised."""
+
+
+def status_of(told: Mapping[str, Any]) -> Status:
+    """How it ended, by its summary."""
+    if told["interrupted"]:
+        return Status.INTERRUPTED
+    if told["invalid"]:
+        return Status.INVALID
+    if not told["service_levels"]:
+        return Status.MEASURED
+    return Status.MET if all(level["met"] for level in told["service_levels"]) else Status.MISSED
+
+
+def sentence_of(told: Mapping[str, Any]) -> str:
+    """The result in one sentence, by its summary."""
+    missed = ", ".join(level["name"] for level in told["service_levels"] if not level["met"])
+    nothing = "no service level was promised" if not told["service_levels"] else "all service levels met"
+    result = told["invalid"] or (f"service levels missed: {missed}" if missed else nothing)
+    if told["interrupted"]:
+        return f"Interrupted; until then: {result}."
+    return f"Invalid: {result}." if told["invalid"] else f"{result[0].upper()}{result[1:]}."
+
+
+def is_told_already(told: Mapping[str, Any], name: str) -> bool:
+    """Whether a time is the same as another: nothing is due in a closed loop, most models do not reason, most engines join no tokens."""
+    same = {"ttfo_s": told["ttft_s"], "icl_s": told["itl_s"]}
+    if name.endswith("_due_s"):
+        return told["send_lag_p99_ms"] is None
+    return name in same and told[name] == same[name]
+
+
+def time_text(value_s: float) -> str:
+    """A time with its unit."""
+    return f"{value_s * 1e3:.1f} ms" if value_s < 1 else f"{value_s:.2f} s"
+
+
+def ratio_text(value: float) -> str:
+    """A ratio in per cent."""
+    return f"{value * 100:.2f} %"
+
+
+def level_text(name: str, value: float | None) -> str:
+    """What a service level promises, or what was measured of it."""
+    if value is None:
+        return "-"
+    return time_text(value) if Level(name, value).is_time else ratio_text(value)

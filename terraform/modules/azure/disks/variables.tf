@@ -1,0 +1,19 @@
+variable "name" {
+  description = "Name of the platform; begins every name."
+  type        = string
+}
+
+variable "location" {
+  description = "Region."
+  type        = string
+}
+
+variable "disks" {
+  description = "Data disks, by machine."
+  type        = map(object({ zone = string, size_gib = number }))
+}
+
+variable "tags" {
+  description = "Tags of everything."
+  type        = map(string)
+}

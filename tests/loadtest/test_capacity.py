@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, shares_of
+from kivactl.loadtest.levels import levels_from
+from kivactl.loadtest.record import FailureKind, Record
+
+MS = 1_000_000
+
+
+def searched(search: Search, truth_rps: float) -> tuple[float, int]:
+    """What a search finds on a platform that keeps its levels up to a rate exactly, and after how many probes."""
+    for probes in count():
+        rate = search.next_rps()
+        if rate is None:
+            return search.met_rps, probes
+        assert probes < 60
+        search.tell(rate, met=rate <= truth_rps)
+    raise AssertionError
+
+
+@given(st.floats(0.2, 500), st.floats(0.1, 10), st.floats(0.01, 0.3))
+def test_the_capacity_is_found_as_precisely_as_asked_for(truth_rps: float, start_rps: float, precision: float) -> None:
+    search = Search(start_rps, 10_000, precision)
+    found, probes = searched(search, truth_rps)
+    if truth_rps < start_rps / 64:
+        assert found == 0
+    else:
+        assert found <= truth_rps <= found * (1 + precision) * (1 + 1e-9)
+        assert search.confirmed_rps == found
+        assert probes <= 4 + math.ceil(abs(math.log2(truth_rps / start_rps))) + math.ceil(math.log2(math.log(2) / math.log1p(precision)))
+
+
+def test_a_platform_that_keeps_nothing_has_none() -> None:
+    assert searched(Search(1, 100, 0.05), 0) == (0, 7)
+
+
+def test_nothing_above_the_limit_is_tried() -> None:
+    search = Search(1, 10, 0.05)
+    assert searched(search, 1000) == (10, 6)
+    assert search.confirmed_rps == 10
+
+
+def test_what_does_not_hold_once_more_is_given_up() -> None:
+    search = Search(1, 100, 0.5)
+    for rate, met in ((1, True), (2, True), (4, False), (math.sqrt(8), False), (2, False)):
+        assert search.next_rps() == pytest.approx(rate)
+        search.tell(rate, met=met)
+    assert (search.met_rps, search.missed_rps, search.confirmed_rps) == (1, 2, None)
+    search.tell(math.sqrt(2), met=True)
+    assert search.next_rps() == math.sqrt(2)
+    search.tell(math.sqrt(2), met=True)
+    assert search.next_rps() is None
+
+
+@pytest.mark.parametrize(
+    ("good", "due", "finding"),
+    [
+        (100, 100, Finding.MET),
+        (96, 100, Finding.UNSURE),
+        (95, 100, Finding.UNSURE),
+        (85, 100, Finding.MISSED),
+        (20, 20, Finding.UNSURE),
+        (0, 0, Finding.UNSURE),
+    ],
+)
+def test_a_share_is_met_missed_or_not_sure(good: int, due: int, finding: Finding) -> None:
+    assert Share("ttft_p95", good, due, 0.95).finding is finding
+
+
+def test_one_level_that_is_missed_decides_and_errors_count_as_they_were_seen() -> None:
+    met, unsure, missed = Share("ttft_p95", 100, 100, 0.95), Share("tpot_p95", 20, 20, 0.95), Share("e2e_p50", 0, 100, 0.5)
+    assert finding_of([met]) is Finding.MET
+    assert finding_of([met, unsure]) is Finding.UNSURE
+    assert finding_of([met, unsure, missed]) is Finding.MISSED
+    assert finding_of([met, Share("error_ratio", 100, 100, 0.99)]) is Finding.MET
+    assert finding_of([met, Share("error_ratio", 98, 100, 0.99)]) is Finding.MISSED
+
+
+def test_probes_of_one_rate_count_together() -> None:
+    assert Share("ttft_p95", 20, 20, 0.95) + Share("ttft_p95", 70, 80, 0.95) == Share("ttft_p95", 90, 100, 0.95)
+
+
+def answered(ttft_ms: int, scheduled_ns: int = 0) -> Record:
+    stamps = (scheduled_ns + ttft_ms * MS, scheduled_ns + (ttft_ms + 10) * MS)
+    return Record(0, scheduled_ns, stamps[-1], sent_ns=scheduled_ns, token_ns=stamps, completion_tokens=2, scheduled_ns=scheduled_ns, finish_reason="length")
+
+
+def test_levels_as_shares_of_those_who_were_answered() -> None:
+    measured = [answered(100), answered(300), Record(2, 0, 1, failure=FailureKind.STATUS)]
+    levels = levels_from({"ttft_p95": 0.2, "error_ratio": 0.1, "attainment": 0.9})
+    assert shares_of(measured, 4, levels) == (
+        Share("ttft_p95", 1, 3, 0.95),
+        Share("error_ratio", 2, 4, 0.9),
+        Share("attainment", 1, 4, 0.9),
+    )
