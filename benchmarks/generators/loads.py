@@ -113,6 +113,7 @@ class Figures:
         tpot_p50_ms: Time per token behind the first, one value for each request.
         attained_rps: Requests a second, as it says.
         window_ns: From when to when requests had to begin to be counted, on CLOCK_MONOTONIC; None: all are counted.
+        lag_p99_ms: How late it says it sent what was due.
     """
 
     requests: int
@@ -129,3 +130,4 @@ class Figures:
     e2e_p99_ms: float | None = None
     attained_rps: float | None = None
     window_ns: tuple[int, int] | None = None
+    lag_p99_ms: float | None = None

@@ -31,6 +31,7 @@ from generators.running import Bench, Run, progress, run, search
 Result = dict[str, Any]
 
 TTFT_LIMIT_MS = 5.0
+LAG_LIMIT_MS = 5.0
 GAP_LIMIT_MS = 2.0
 KS_LIMIT = 0.01
 _AGAIN = 3
@@ -126,7 +127,10 @@ def streams(bench: Bench, contender: Contender, seconds: float, tolerance: float
 
 
 def rate(bench: Bench, contender: Contender, seconds: float, tolerance: float, start: int = 64, limit: int = 8192) -> Result:
-    """C: the highest rate of Poisson arrivals that is kept, and whether the arrivals are Poisson: their gaps exponential, at whatever rate."""
+    """C: the highest rate of Poisson arrivals that is kept, and whether the arrivals are Poisson: their gaps exponential, at whatever rate.
+
+    Only kivactl says how late it sent what was due; the others are judged by what the mock engine saw alone, which is in their favour.
+    """
     tries: list[Result] = []
 
     def passes(per_s: int) -> bool:
@@ -139,7 +143,7 @@ def rate(bench: Bench, contender: Contender, seconds: float, tolerance: float, s
             floor = 0.99 * (1 - 2 / math.sqrt(max(len(arrivals), 1)))
             told |= {"kept": rate_of(arrivals) / per_s, "ks_p": exponential_p(arrivals, rate_of(arrivals)), "variation": variation_of(arrivals)}
             told["passes"] = told["kept"] >= floor and len(counted(done.truth, contender.ahead)) >= 0.99 * len(arrivals)
-            told["right"] = told["passes"] and told["ks_p"] >= KS_LIMIT and abs(told["errors"]["ttft_p99"] or 0.0) <= TTFT_LIMIT_MS
+            told["right"] = told["passes"] and told["ks_p"] >= KS_LIMIT and _is_in_time(told)
         tries.append({"per_s": per_s, "passes": False, **told})
         progress(f"  C {contender.name}, {per_s}/s: {_line(tries[-1])}")
         return bool(tries[-1]["passes"])
@@ -214,6 +218,11 @@ def _is_right(told: Result) -> bool:
         and abs(errors.gap_p99) <= GAP_LIMIT_MS
         and errors.missed <= 0.01 * told["figures"]["requests"]
     )
+
+
+def _is_in_time(told: Result) -> bool:
+    """Whether requests were sent when they were due, as far as the generator says, and first tokens told as they came."""
+    return abs(told["errors"]["ttft_p99"] or 0.0) <= TTFT_LIMIT_MS and (told["figures"]["lag_p99_ms"] or 0.0) <= LAG_LIMIT_MS
 
 
 _SHOWN: Mapping[str, Callable[[Any], str]] = {

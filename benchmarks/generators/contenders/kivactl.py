@@ -55,6 +55,7 @@ def parse(folder: Path) -> Figures:
         e2e_p99_ms=figure("e2e_s", "p99"),
         attained_rps=seen["requests_per_s"],
         window_ns=(seen["window"]["start_ns"], seen["window"]["end_ns"]),
+        lag_p99_ms=seen["send_lag_p99_ms"],
     )
 
 
