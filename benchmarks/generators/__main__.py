@@ -38,7 +38,7 @@ from generators.protocol import Result  # noqa: E402
 from generators.report import report  # noqa: E402
 from generators.running import Bench, progress  # noqa: E402
 
-Measurement = Callable[[Bench, Contender, float, float], Result]
+Measurement = Callable[[Bench, Contender, float, float, int], Result]
 TESTS: dict[str, tuple[str, Measurement]] = {
     "A": ("closed", protocol.accuracy),
     "B": ("closed", protocol.streams),
@@ -85,7 +85,9 @@ def _measured(bench: Bench, contenders: list[Contender], options: argparse.Names
             kind, measure = TESTS[test]
             progress(f"{test}, round {number + 1} of {options.repeats}")
             taking_part = [one for one in contenders[turn:] + contenders[:turn] if (one.search if kind == "search" else kind in one.kinds)]
-            results[test].append({one.name: measure(bench, one, options.seconds, options.tolerance) for one in taking_part})
+            before = results[test][-1] if results[test] else {}
+            near = {name: result.get("most", 0) for name, result in before.items()}
+            results[test].append({one.name: measure(bench, one, options.seconds, options.tolerance, near.get(one.name, 0)) for one in taking_part})
             if options.json:  # what is measured so far is not lost with the rest
                 options.json.write_text(json.dumps({"results": results}, indent=1))
     return results

@@ -113,8 +113,8 @@ def variation_of(arrivals: Sequence[float]) -> float:
     return math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1)) / mean if mean else 0.0
 
 
-def most(passes: Callable[[int], bool], start: int, limit: int, tolerance: float = 0.08, least: int = 1) -> int:
-    """The greatest number that passes: doubled (or halved) from `start` until it is bracketed, then bisected.
+def most(passes: Callable[[int], bool], start: int, limit: int, tolerance: float = 0.08, least: int = 1, step: float = 2.0) -> int:
+    """The greatest number that passes: multiplied (or divided) by `step` from `start` on until it is bracketed, then bisected.
 
     Args:
         passes: Whether a number is managed; assumed to be true up to some number and false beyond.
@@ -122,6 +122,7 @@ def most(passes: Callable[[int], bool], start: int, limit: int, tolerance: float
         limit: Nothing greater is tried.
         tolerance: Bisected until the bracket is narrower than this share of its lower end.
         least: Nothing smaller is tried.
+        step: Above 1; a small one where `start` is near.
 
     Returns:
         0 when not even `least` passes.
@@ -132,7 +133,7 @@ def most(passes: Callable[[int], bool], start: int, limit: int, tolerance: float
             good = number
             if number == limit:
                 return good
-            number = min(2 * number, limit)
+            number = min(max(number + 1, round(step * number)), limit)
         else:
             bad = number
         if good and bad <= limit:
@@ -140,7 +141,7 @@ def most(passes: Callable[[int], bool], start: int, limit: int, tolerance: float
         if not good:
             if number <= least:
                 return 0
-            number = max(least, number // 2)
+            number = max(least, min(number - 1, int(number / step)))
     while bad - good > max(1, good * tolerance):
         middle = (good + bad) // 2
         if passes(middle):

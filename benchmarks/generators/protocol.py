@@ -34,6 +34,8 @@ TTFT_LIMIT_MS = 5.0
 LAG_LIMIT_MS = 5.0
 GAP_LIMIT_MS = 2.0
 KS_LIMIT = 0.01
+_START, _LIMIT = 64, 8192
+"""Of a search for the most streams or the highest rate."""
 _AGAIN = 3
 """How often a run is repeated in which the mock engine was late."""
 
@@ -91,7 +93,7 @@ def valid_run(bench: Bench, contender: Contender, load: Load, options: Mapping[s
     return done
 
 
-def accuracy(bench: Bench, contender: Contender, seconds: float, tolerance: float) -> Result:  # noqa: ARG001  # tests are called alike
+def accuracy(bench: Bench, contender: Contender, seconds: float, tolerance: float, near: int = 0) -> Result:  # noqa: ARG001  # tests are called alike
     """A: what is reported beyond the truth when four streams make no work, in every manner in which an engine answers."""
     found: Result = {}
     for mode, others in MODES.items():
@@ -102,7 +104,7 @@ def accuracy(bench: Bench, contender: Contender, seconds: float, tolerance: floa
     return found
 
 
-def streams(bench: Bench, contender: Contender, seconds: float, tolerance: float, start: int = 64, limit: int = 8192) -> Result:
+def streams(bench: Bench, contender: Contender, seconds: float, tolerance: float, near: int = 0) -> Result:
     """B: the most streams at 50 tokens/s each with 99th percentiles that are right.
 
     Who has no gaps is judged by the time per token, which levels gaps out: that is in its favour. And the CPU time for each event: what a
@@ -121,12 +123,12 @@ def streams(bench: Bench, contender: Contender, seconds: float, tolerance: float
         progress(f"  B {contender.name}, {count} streams: {_line(tries[-1])}")
         return bool(tries[-1]["passes"])
 
-    found = most(passes, start, limit, tolerance)
+    found = _most(passes, near, tolerance)
     per_event_s = slope([(one["events"], one["cpu_s"]) for one in tries if "errors" in one])
     return {"most": found, "cpu_us": None if per_event_s is None else per_event_s * 1e6, "tries": tries}
 
 
-def rate(bench: Bench, contender: Contender, seconds: float, tolerance: float, start: int = 64, limit: int = 8192) -> Result:
+def rate(bench: Bench, contender: Contender, seconds: float, tolerance: float, near: int = 0) -> Result:
     """C: the highest rate of Poisson arrivals that is kept, and whether the arrivals are Poisson: their gaps exponential, at whatever rate.
 
     Only kivactl says how late it sent what was due; the others are judged by what the mock engine saw alone, which is in their favour.
@@ -148,10 +150,10 @@ def rate(bench: Bench, contender: Contender, seconds: float, tolerance: float, s
         progress(f"  C {contender.name}, {per_s}/s: {_line(tries[-1])}")
         return bool(tries[-1]["passes"])
 
-    return {"most": most(passes, start, limit, tolerance), "tries": tries}
+    return {"most": _most(passes, near, tolerance), "tries": tries}
 
 
-def frozen(bench: Bench, contender: Contender, seconds: float, tolerance: float) -> Result:  # noqa: ARG001  # tests are called alike
+def frozen(bench: Bench, contender: Contender, seconds: float, tolerance: float, near: int = 0) -> Result:  # noqa: ARG001  # tests are called alike
     """D: requests come evenly, and in their midst the engine stands still: are they sent, and is their waiting told?"""
     load = Load("constant", max(seconds, 10.0), _RATE.tokens, _RATE.service_s, rate_per_s=_FROZEN_PER_S)
     done = valid_run(bench, contender, load, _RATE.options(freeze=f"{load.seconds / 2:g}:{_FROZEN_S:g}"))
@@ -165,7 +167,7 @@ def frozen(bench: Bench, contender: Contender, seconds: float, tolerance: float)
     return told
 
 
-def capacity(bench: Bench, contender: Contender, seconds: float, tolerance: float) -> Result:  # noqa: ARG001  # tests are called alike
+def capacity(bench: Bench, contender: Contender, seconds: float, tolerance: float, near: int = 0) -> Result:  # noqa: ARG001  # tests are called alike
     """E: the generator's own search for the capacity of an engine whose capacity is known."""
     goal = Goal(_CAPACITY_LIMIT_S * 1000, 0.95, seconds, _CAPACITY.tokens, limit=256)
     spread_us = round(_CAPACITY_SPREAD_S * 1e6)
@@ -180,7 +182,7 @@ def capacity(bench: Bench, contender: Contender, seconds: float, tolerance: floa
     return told
 
 
-def prompts(bench: Bench, contender: Contender, seconds: float, tolerance: float) -> Result:  # noqa: ARG001  # tests are called alike
+def prompts(bench: Bench, contender: Contender, seconds: float, tolerance: float, near: int = 0) -> Result:  # noqa: ARG001  # tests are called alike
     """F: 64 prompts of 50,000 tokens at once: does the client collapse under its own requests?"""
     load = Load("closed", 1, _PROMPTS.tokens, _PROMPTS.service_s, streams=64, prompt_tokens=50_000)
     done = valid_run(bench, contender, load, _PROMPTS.options())
@@ -193,6 +195,11 @@ def prompts(bench: Bench, contender: Contender, seconds: float, tolerance: float
         told["passes"] = len(good) >= load.requests and all(error is not None and abs(error) <= 100 * true_s for error, true_s in off)
     progress(f"  F {contender.name}: {_line(told)}")
     return told
+
+
+def _most(passes: Callable[[int], bool], near: int, tolerance: float) -> int:
+    """A search that begins at what an earlier round found, where there is one: that takes half the runs."""
+    return most(passes, near, _LIMIT, tolerance, step=1.25) if near else most(passes, _START, _LIMIT, tolerance)
 
 
 def _told(done: Run, contender: Contender, tokens_per_event: int = 1) -> Result:

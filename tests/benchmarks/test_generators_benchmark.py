@@ -305,6 +305,23 @@ def test_the_most_that_passes(real, found):
     assert len(asked) == len(set(asked)) < 15
 
 
+@pytest.mark.parametrize("start", [1, 2, 600, 777, 778, 1000, 4096])
+def test_the_most_is_found_with_few_tries_from_near(start):
+    from generators.judging import most
+
+    asked = []
+
+    def passes(number):
+        asked.append(number)
+        return number <= 777
+
+    found = most(passes, start, 4096, tolerance=0.08, step=1.25)
+    assert found <= 777 < found * 1.08 + 1
+    assert len(asked) == len(set(asked))
+    if start in {600, 777, 778}:
+        assert len(asked) <= 5
+
+
 def test_the_cost_of_one_more():
     from generators.judging import slope
 
