@@ -75,7 +75,7 @@ def _python(oldest: str) -> str:
     names = [f"python3.{minor}" for minor in range(wanted[1], wanted[1] + 4)]
     root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
     for name in names:
-        kept = [path / "bin" / name for path in sorted(root.glob("3.*"))]
+        kept = sorted(root.glob(f"3.*/bin/{name}"))
         for candidate in (shutil.which(name), *kept):
             # pyenv's shims are there for every version and run none that is not chosen.
             if candidate and subprocess.run([candidate, "-c", ""], check=False, capture_output=True).returncode == 0:

@@ -402,6 +402,17 @@ def test_unknown_names_are_told():
         assert said in done.stderr
 
 
+def test_a_newer_python_is_found_where_pyenv_keeps_it(monkeypatch, tmp_path):
+    from generators import environments
+
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    for version in ("3.10.1", "3.98.0", "3.99.2"):
+        (tmp_path / "versions" / version / "bin").mkdir(parents=True)
+    newer = tmp_path / "versions" / "3.99.2" / "bin" / "python3.99"
+    newer.symlink_to("/bin/true")
+    assert environments._python("3.99") == str(newer)
+
+
 @pytest.mark.real
 @pytest.mark.alone
 def test_a_generator_is_measured(tmp_path):
