@@ -28,13 +28,14 @@ up: $(READY)  ## a running platform on this machine, with a first chat and a sho
 down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
+# Tests of real processes wait more than they compute: three at a time keep two cores busy.
 test: test-system test-fast  ## everything: lint, fast and thorough tests, real Helm, engines and gateway (an hour on two cores)
 	$(BIN)/python -m pytest -m "(hypothesis or thorough) and not real and not machines and not charts" -n auto
 	$(BIN)/python -m pytest -m charts -n auto
-	$(BIN)/python -m pytest -m "real and not charts and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "real and not charts and not alone" -n 3 --dist loadfile
 	$(BIN)/python -m pytest -m "alone and not charts"
 
-test-machines: test-system $(READY)  ## provisioning, in an EC2 emulator and of machines made for it on this one; as root (20 minutes)
+test-machines: test-system $(READY)  ## provisioning, in an EC2 emulator and of machines made for it on this one; as root (half an hour)
 	$(BIN)/python -m pytest -m machines -n 2 --dist loadfile
 
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)

@@ -21,8 +21,7 @@ from engine_machine import ENVIRONMENT, engine_model, give_engine
 from machines import USER
 
 pytestmark = [
-    pytest.mark.real,
-    pytest.mark.alone,
+    pytest.mark.machines,
     pytest.mark.skipif(bool(cloud.missing_cloud()), reason=cloud.missing_cloud() or "it can run"),
     pytest.mark.timeout(2400),
 ]
