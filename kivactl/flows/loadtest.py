@@ -21,6 +21,7 @@ from kivactl.loadtest.prompts import Prompts, Text
 from kivactl.loadtest.record import read_records
 from kivactl.loadtest.results import write_results
 from kivactl.loadtest.scenario import Scenario, assignment_for, levels_for
+from kivactl.loadtest.wording import level_text, measured_text
 from kivactl.plan import Outcome, Status
 from kivactl.root import PACKAGE
 from kivactl.spec.platform import ServiceLevels
@@ -310,10 +311,5 @@ def _prepared(folder: Path, assignment: Assignment) -> Folder:
 
 
 def _missed(level: Mapping[str, Any]) -> str:
-    if level["measured"] is None:
-        return f"{level['name']}: nothing to measure, promised {_shown(level['name'], level['limit'])}"
-    return f"{level['name']}: {_shown(level['name'], level['measured'])}, promised {_shown(level['name'], level['limit'])}"
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value * 1e3:.0f} ms" if Level(name, value).is_time else f"{value * 100:.2f} %"
+    name, measured, limit = level["name"], level["measured"], level["limit"]
+    return f"{name}: {'nothing to measure' if measured is None else measured_text(name, measured, limit)}, promised {level_text(name, limit)}"

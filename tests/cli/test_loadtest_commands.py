@@ -72,7 +72,7 @@ def test_two_runs_are_compared(kivactl: Kivactl, runs: None) -> None:
     shown = kivactl("loadtest", "compare", "chat-1")
     assert shown.code == 0
     row = next(line for line in shown.stdout.splitlines() if line.startswith("ttft_p50"))
-    assert row.split()[1:] == ["100.0", "ms", "200.0", "ms", "+100.0%", "100.0", "ms", "to", "100.0", "ms", "worse"]
+    assert row.split()[1:] == ["100", "ms", "200", "ms", "+100.0%", "100", "ms", "to", "100", "ms", "worse"]
     assert next(line for line in shown.stdout.splitlines() if line.startswith("tpot_p50")).endswith("same")
     failed = kivactl("loadtest", "compare", "chat-1", "chat-2", "--fail-if-worse")
     assert failed.code == 6
