@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, KivaError, ToolError, UsageError
 from kivactl.flows.engine_watch import Ask, EngineWatch
+from kivactl.loadtest.arrivals import Profile
 from kivactl.loadtest.assignment import FOLDER_VARIABLE, TOKENS_VARIABLE, Assignment, Folder
 from kivactl.loadtest.bottleneck import bottleneck_of
 from kivactl.loadtest.engine_samples import read_samples
@@ -119,7 +120,13 @@ def preflight(bench: Bench, scenario: Scenario) -> Generator[Outcome, None, Assi
 
 
 def run_assignment(
-    bench: Bench, assignment: Assignment, levels: tuple[Level, ...], folder: Path, *, is_hopeless: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    bench: Bench,
+    assignment: Assignment,
+    levels: tuple[Level, ...],
+    folder: Path,
+    *,
+    is_hopeless: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+    series: Mapping[str, Any] | None = None,
 ) -> Iterator[Outcome]:
     """The same for what a scenario has become.
 
@@ -129,6 +136,7 @@ def run_assignment(
         levels: What it is held against.
         folder: New or empty folder.
         is_hopeless: Looks at what each second brings, and says when going on would be of no use.
+        series: Of several runs which one it is, for who watches; JSON-ready.
     """
     clock = bench.clock
     files = _prepared(folder, replace(assignment, has_page=bench.page_port is not None))
@@ -136,7 +144,7 @@ def run_assignment(
     run = _Run(bench, assignment, levels, files)
     step = f"load test {assignment.name}"
     began_s = clock.now_s()
-    yield Outcome(step, Status.STARTED, f"{assignment.words} on '{assignment.model}'")
+    yield Outcome(step, Status.STARTED, f"{assignment.words} on '{assignment.model}'", data=_outlook(assignment, levels, series))
     try:
         # Closed before the records are read: leaving early must have ended the child by then.
         with EngineWatch(bench.ask, files.samples), closing(run.watch()) as events:
@@ -224,6 +232,7 @@ class _Run:
             case "progress":
                 self.lag_p99_ms = event["generator_lag_p99_ms"]
                 facts = {key: value for key, value in event.items() if key != "event"}
+                facts["due_rps"] = Profile(self.assignment.pieces).rate_rps(facts["elapsed_s"]) if self.assignment.pieces else None
                 return _progress(facts), facts
         return None
 
@@ -261,6 +270,19 @@ class _Run:
         material = Material(told, records, window, self.bench.environment, tuple(samples))
         write_results(self.files, summary, material, with_page=self.bench.with_page)
         return summary
+
+
+def _outlook(assignment: Assignment, levels: tuple[Level, ...], series: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What whoever watches the run measures its progress by."""
+    return {
+        "kind": "load",
+        "warm_up_s": assignment.warm_up_s,
+        "duration_s": assignment.duration_s,
+        "requests": assignment.requests,
+        "is_streamed": any(kind.is_streamed for kind in assignment.kinds),
+        "levels": {level.name: level.limit for level in levels},
+        "series": dict(series) if series else None,
+    }
 
 
 def _progress(facts: Mapping[str, Any]) -> str:

@@ -78,12 +78,13 @@ def _material(told: Mapping[str, Any], stands_on: Folder, bench: Bench, series: 
 
 @dataclass(slots=True)
 class _Series:
-    """Runs one after the other, and what came of them."""
+    """Runs one after the other, and what came of them; `count` is how many there will be, where that is known."""
 
     bench: Bench
     levels: tuple[Level, ...]
     folder: Path
     assignment: Assignment
+    count: int | None = None
     probes: list[Probe] = field(default_factory=list)
     summaries: list[dict[str, Any]] = field(default_factory=list)
 
@@ -99,7 +100,12 @@ class _Series:
         assignment = _with_load(self.assignment, load, unit, secrets.randbelow(2**31))
         summary: dict[str, Any] = {}
         runs = run_assignment(
-            replace(self.bench, with_page=False), assignment, self.levels, folder, is_hopeless=self._hopeless() if unit == _RATE else lambda _: False
+            replace(self.bench, with_page=False),
+            assignment,
+            self.levels,
+            folder,
+            is_hopeless=self._hopeless() if unit == _RATE else lambda _: False,
+            series=self._place(load, unit),
         )
         with closing(runs) as outcomes:  # type: ignore[type-var]  # a generator
             for outcome in outcomes:
@@ -111,6 +117,13 @@ class _Series:
         self.summaries.append(summary)
         self.probes.append(probe_of(summary, load, unit, met, f"probes/{name}"))
         return shares
+
+    def _place(self, load: float, unit: str) -> dict[str, Any]:
+        """Which run comes next, of how many where that is known, and between which loads the answer lies so far."""
+        missed = min((probe.load for probe in self.probes if probe.met is False), default=None)
+        # What was kept once and missed when tried again is missed.
+        met = max((probe.load for probe in self.probes if probe.met and (missed is None or probe.load < missed)), default=None)
+        return {"number": len(self.probes) + 1, "of": self.count, "load": load, "unit": unit, "met": met, "missed": missed}
 
     def settle(self, met: bool) -> None:
         """What was decided on the last load, though its run alone did not say."""
@@ -205,6 +218,7 @@ def _capacity_sentence(capacity: Mapping[str, Any]) -> str:
 
 def _sweep(series: _Series, wanted: Sweep) -> Generator[Outcome, None, dict[str, Any]]:
     loads, unit = (wanted.users, _USERS) if wanted.users else (wanted.rates or (), _RATE)
+    series.count = len(loads)
     for load in loads:
         shares = yield from series.run(load, unit)
         if series.is_over:
