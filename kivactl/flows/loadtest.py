@@ -18,6 +18,7 @@ from kivactl.loadtest.engine_samples import read_samples
 from kivactl.loadtest.levels import Level
 from kivactl.loadtest.material import Material
 from kivactl.loadtest.metrics import Conditions, Summary, Window, summary_for
+from kivactl.loadtest.processes import staffed
 from kivactl.loadtest.prompts import Prompts, Text
 from kivactl.loadtest.record import read_records
 from kivactl.loadtest.results import write_results
@@ -30,6 +31,7 @@ from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.secret import Secret
 from kivactl.tools import locust
 from kivactl.tools.clock import Clock
+from kivactl.tools.machine import usable_processors
 
 if TYPE_CHECKING:
     from kivactl.tools.http import GatewayClient
@@ -100,7 +102,7 @@ def preflight(bench: Bench, scenario: Scenario) -> Generator[Outcome, None, Assi
     missing = [tenant for tenant in scenario.named_tenants if tenant not in bench.tenants]
     if missing:
         raise UsageError(f"the load test '{scenario.name}' needs a token of the tenant '{missing[0]}'", f"--tenant-token {missing[0]}=FILE")
-    assignment = assignment_for(scenario, endpoint)
+    assignment = staffed(assignment_for(scenario, endpoint), scenario.processes, usable_processors())
     began_s = clock.now_s()
     yield Outcome(PREFLIGHT, Status.STARTED, endpoint.url)
     with open_client(endpoint, timeout_s=assignment.timeout_s) as client:

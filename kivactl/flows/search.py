@@ -22,10 +22,12 @@ from kivactl.loadtest.levels import Level
 from kivactl.loadtest.material import Material
 from kivactl.loadtest.metrics import Window
 from kivactl.loadtest.probe import Probe, probe_of
+from kivactl.loadtest.processes import staffed
 from kivactl.loadtest.record import read_records
 from kivactl.loadtest.results import write_search
 from kivactl.loadtest.scenario import Capacity, Scenario, Sweep, levels_for
 from kivactl.plan import Outcome, Status
+from kivactl.tools.machine import usable_processors
 
 _MOST_TRIES = 3
 """A rate at which so many probes together do not decide is judged by what they saw."""
@@ -55,7 +57,7 @@ def run_search(bench: Bench, scenario: Scenario, folder: Path) -> Iterator[Outco
     assignment = yield from preflight(bench, scenario)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     Folder(folder).environment.write_text(json.dumps(dict(bench.environment), indent=2) + "\n")
-    series = _Series(bench, levels_for(scenario, bench.levels), folder, assignment)
+    series = _Series(bench, levels_for(scenario, bench.levels), folder, assignment, scenario.processes)
     began_s = bench.clock.now_s()
     yield Outcome(scenario.name, Status.STARTED, "the search for the capacity" if scenario.capacity else "a sweep over loads")
     if scenario.capacity is not None:
@@ -78,12 +80,17 @@ def _material(told: Mapping[str, Any], stands_on: Folder, bench: Bench, series: 
 
 @dataclass(slots=True)
 class _Series:
-    """Runs one after the other, and what came of them; `count` is how many there will be, where that is known."""
+    """Runs one after the other, and what came of them.
+
+    Each has as many processes of the generator as its own load needs, unless `processes` says how many. `count` is how many runs
+    there will be, where that is known.
+    """
 
     bench: Bench
     levels: tuple[Level, ...]
     folder: Path
     assignment: Assignment
+    processes: int | None = None
     count: int | None = None
     probes: list[Probe] = field(default_factory=list)
     summaries: list[dict[str, Any]] = field(default_factory=list)
@@ -97,7 +104,7 @@ class _Series:
         """One run with a load; the seed is another one each time, unless the scenario has one."""
         name = f"{len(self.probes) + 1:02d}"
         folder = self.folder / "probes" / name
-        assignment = _with_load(self.assignment, load, unit, secrets.randbelow(2**31))
+        assignment = staffed(_with_load(self.assignment, load, unit, secrets.randbelow(2**31)), self.processes, usable_processors())
         summary: dict[str, Any] = {}
         runs = run_assignment(
             replace(self.bench, with_page=False),

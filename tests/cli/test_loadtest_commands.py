@@ -115,6 +115,8 @@ def test_without_any_run(kivactl: Kivactl) -> None:
         (["capacity"], "the rate is searched for, from this one on"),
         (["sweep"], "one run for each load of the sweep"),
         ([], "smoke: 4 users"),
+        (["smoke"], "Sent by 1 process of the load generator.\n"),
+        (["smoke", "--processes", "3"], "Sent by 3 processes of the load generator.\n"),
     ],
 )
 def test_a_plan_touches_nothing(kivactl: Kivactl, words: list[str], lines: str, tmp_path: Path) -> None:
