@@ -157,6 +157,31 @@ def test_help_names_the_commands_and_the_options_of_a_run(kivactl: Kivactl) -> N
     assert all(word in kivactl("loadtest", "run", "--help").stdout for word in ("--rate", "--users", "--ui", "--url", "--folder"))
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--output", "json", "list"], '"scenarios"'),
+        (["-o", "json", "list"], '"scenarios"'),
+        (["--output=json", "list"], '"scenarios"'),
+        (["--debug", "list"], "SCENARIO "),
+        (["--rate", "2", "chat", "--plan"], "chat: Poisson arrivals at 2 requests/s"),
+        (["--plan", "--output", "json", "chat"], '"scenario": "chat"'),
+        (["--plan"], "smoke: 4 users"),
+        (["chat", "--help"], "--tenant-token"),
+        (["-h"], "compare"),
+        (["--output", "json", "--help"], "compare"),
+    ],
+)
+def test_options_may_stand_before_the_name(kivactl: Kivactl, words: list[str], shown: str) -> None:
+    found = kivactl("loadtest", *words)
+    assert found.code == 0, found.stderr
+    assert shown in found.stdout
+
+
+def test_an_option_that_a_command_does_not_have_is_refused(kivactl: Kivactl) -> None:
+    assert "--rate" in kivactl("loadtest", "--rate", "2", "list").stderr
+
+
 def test_what_is_unfinished_is_left_out(runs: None) -> None:
     folder = Path(".kiva", "loadtests")
     (folder / "half").mkdir()
