@@ -17,7 +17,7 @@ from kivactl.loadtest.bottleneck import bottleneck_of
 from kivactl.loadtest.engine_samples import read_samples
 from kivactl.loadtest.levels import Level
 from kivactl.loadtest.material import Material
-from kivactl.loadtest.metrics import Conditions, Summary, Window, summary_for
+from kivactl.loadtest.metrics import Conditions, Window, summary_for
 from kivactl.loadtest.processes import staffed
 from kivactl.loadtest.prompts import Prompts, Text
 from kivactl.loadtest.record import read_records
@@ -129,7 +129,7 @@ def run_assignment(
     *,
     is_hopeless: Callable[[Mapping[str, Any]], bool] = lambda _: False,
     series: Mapping[str, Any] | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, Material]:
     """The same for what a scenario has become.
 
     Args:
@@ -139,6 +139,9 @@ def run_assignment(
         folder: New or empty folder.
         is_hopeless: Looks at what each second brings, and says when going on would be of no use.
         series: Of several runs which one it is, for who watches; JSON-ready.
+
+    Returns:
+        The data of the last outcome as its summary, and what it was made of, so that nobody needs to read the records again.
     """
     clock = bench.clock
     files = _prepared(folder, replace(assignment, has_page=bench.page_port is not None))
@@ -167,9 +170,11 @@ def run_assignment(
         if not run.has_spawned:
             raise ToolError(run.broken or error.message, error.hint, error.details) from None
         run.broken = run.broken or f"the load generator did not finish: {error.message}"
-    summary = run.conclude()
-    message = f"{summary.requests} requests, {summary.requests - summary.succeeded} failed, {summary.output_tokens_per_s:.1f} tokens/s"
-    yield Outcome(step, Status.DONE, message, clock.now_s() - began_s, run.told)
+    material = run.conclude()
+    told = dict(material.summary)
+    message = f"{told['requests']} requests, {told['requests'] - told['succeeded']} failed, {told['output_tokens_per_s']:.1f} tokens/s"
+    yield Outcome(step, Status.DONE, message, clock.now_s() - began_s, told)
+    return material
 
 
 def verdict(summary: Mapping[str, Any]) -> None:
@@ -208,7 +213,6 @@ class _Run:
     is_complete: bool = False
     is_interrupted: bool = False
     broken: str = ""
-    told: dict[str, Any] = field(default_factory=dict)
 
     def watch(self) -> Generator[dict[str, Any], None, None]:
         """Start the child and pass its events on."""
@@ -238,8 +242,8 @@ class _Run:
                 return _progress(facts), facts
         return None
 
-    def conclude(self) -> Summary:
-        """Read the records, judge them, and write all results."""
+    def conclude(self) -> Material:
+        """Read the records, judge them, and write all results; the summary handed back says where the report is."""
         records = read_records(*self.files.spools)
         window = self.planned
         if not self.is_complete:
@@ -268,10 +272,9 @@ class _Run:
         samples = read_samples(self.files.samples)
         found = bottleneck_of(summary, samples, window)
         told = {**summary.as_dict(), "bottleneck": found.as_dict() if found else None}
-        self.told = {**told, "report": str(self.files.page if self.bench.with_page else self.files.report)}
         material = Material(told, records, window, self.bench.environment, tuple(samples))
         write_results(self.files, summary, material, with_page=self.bench.with_page)
-        return summary
+        return replace(material, summary={**told, "report": str(self.files.page if self.bench.with_page else self.files.report)})
 
 
 def _outlook(assignment: Assignment, levels: tuple[Level, ...], series: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add
@@ -105,8 +104,7 @@ class _Series:
         name = f"{len(self.probes) + 1:02d}"
         folder = self.folder / "probes" / name
         assignment = staffed(_with_load(self.assignment, load, unit, secrets.randbelow(2**31)), self.processes, usable_processors())
-        summary: dict[str, Any] = {}
-        runs = run_assignment(
+        material = yield from run_assignment(
             replace(self.bench, with_page=False),
             assignment,
             self.levels,
@@ -114,11 +112,7 @@ class _Series:
             is_hopeless=self._hopeless() if unit == _RATE else lambda _: False,
             series=self._place(load, unit),
         )
-        with closing(runs) as outcomes:  # type: ignore[type-var]  # a generator
-            for outcome in outcomes:
-                summary = outcome.data if outcome.status is Status.DONE else summary
-                yield outcome
-        shares = self._shares(folder, summary)
+        summary, shares = dict(material.summary), self._shares(material)
         finding = finding_of(shares)
         met = None if finding is Finding.UNSURE else finding is Finding.MET
         self.summaries.append(summary)
@@ -141,14 +135,11 @@ class _Series:
         last = self.summaries[-1]
         return {**self.summaries[chosen], "interrupted": last["interrupted"], "invalid": last["invalid"], "answer": answer, **more}
 
-    def _shares(self, folder: Path, summary: Mapping[str, Any]) -> tuple[Share, ...]:
-        files = Folder(folder)
-        window = json.loads(files.summary.read_text())["window"]
-        if not window:
+    def _shares(self, material: Material) -> tuple[Share, ...]:
+        window = material.window
+        if window is None:
             return ()
-        held = Window(**window)
-        measured = [record for record in read_records(files.packed) if held.holds(record.moment_ns)]
-        return shares_of(measured, summary["due"], self.levels)
+        return shares_of([record for record in material.records if window.holds(record.moment_ns)], material.summary["due"], self.levels)
 
     def _hopeless(self) -> Callable[[Mapping[str, Any]], bool]:
         """A queue that only grows need not be waited for: the first tokens already take a multiple of what is promised."""
