@@ -50,50 +50,16 @@ typedef struct Conn {
     struct Conn *next; /* of those to free */
 } Conn;
 
+#include "../mock_connections.h"
+
 static Listener listeners[MAX_LISTENERS];
-static int listener_count, epoll_fd;
+static int listener_count;
 static long default_events = 32;
-static Conn **waiting; /* a heap: the earliest due comes first */
-static size_t waiting_count, waiting_room;
-static Conn *to_free;
 
 static int64_t now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static void push(Conn *conn) {
-    if (waiting_count == waiting_room) {
-        waiting_room = waiting_room ? waiting_room * 2 : 1024;
-        if (!(waiting = realloc(waiting, waiting_room * sizeof *waiting))) die("realloc");
-    }
-    size_t at = waiting_count++;
-    for (; at && waiting[(at - 1) / 2]->due_ns > conn->due_ns; at = (at - 1) / 2) waiting[at] = waiting[(at - 1) / 2];
-    waiting[at] = conn;
-}
-
-static Conn *pop(void) {
-    Conn *earliest = waiting[0], *last = waiting[--waiting_count];
-    size_t at = 0;
-    for (size_t child; (child = 2 * at + 1) < waiting_count; at = child) {
-        if (child + 1 < waiting_count && waiting[child + 1]->due_ns < waiting[child]->due_ns) child++;
-        if (waiting[child]->due_ns >= last->due_ns) break;
-        waiting[at] = waiting[child];
-    }
-    waiting[at] = last;
-    return earliest;
-}
-
-static void watch(Conn *conn, int room) {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | (room ? EPOLLOUT : 0), .data.ptr = conn};
-    if (conn->waits_for_room != room) epoll_ctl(epoll_fd, EPOLL_CTL_MOD, conn->fd, &event);
-    conn->waits_for_room = room;
 }
 
 static void record(Conn *conn, int finished) {
@@ -122,26 +88,6 @@ static void close_conn(Conn *conn) {
     if (conn->busy) return; /* still waits: freed when its turn comes */
     conn->next = to_free;
     to_free = conn;
-}
-
-static void give(Conn *conn, const char *data, size_t size) {
-    if (conn->closed) return;
-    if (!conn->out_len) {
-        ssize_t wrote = send(conn->fd, data, size, MSG_NOSIGNAL);
-        if (wrote == (ssize_t)size) return;
-        if (wrote < 0 && errno != EAGAIN) {
-            close_conn(conn);
-            return;
-        }
-        if (wrote > 0) data += wrote, size -= wrote;
-    }
-    if (conn->out_len + size > conn->out_cap) {
-        conn->out_cap = (conn->out_len + size) * 2;
-        if (!(conn->out = realloc(conn->out, conn->out_cap))) die("realloc");
-    }
-    memcpy(conn->out + conn->out_len, data, size);
-    conn->out_len += size;
-    watch(conn, 1);
 }
 
 static void answer(Conn *conn, int status, const char *body) {
@@ -274,31 +220,6 @@ static void take_requests(Conn *conn) {
         conn->in_len = have - size;
         memmove(conn->in, body + size, conn->in_len);
     }
-}
-
-static void readable(Conn *conn) {
-    for (;;) {
-        if (conn->in_cap - conn->in_len < 4096) {
-            conn->in_cap = conn->in_cap ? conn->in_cap * 2 : 8192;
-            if (!(conn->in = realloc(conn->in, conn->in_cap))) die("realloc");
-        }
-        size_t room = conn->in_cap - conn->in_len - 1;
-        ssize_t got = recv(conn->fd, conn->in + conn->in_len, room, 0);
-        if (got == 0 || (got < 0 && errno != EAGAIN)) return close_conn(conn);
-        if (got < 0) break;
-        conn->in_len += got;
-        if ((size_t)got < room) break;
-    }
-    take_requests(conn);
-}
-
-static void writable(Conn *conn) {
-    ssize_t wrote = send(conn->fd, conn->out, conn->out_len, MSG_NOSIGNAL);
-    if (wrote < 0 && errno != EAGAIN) return close_conn(conn);
-    if (wrote <= 0) return;
-    conn->out_len -= wrote;
-    memmove(conn->out, conn->out + wrote, conn->out_len);
-    if (!conn->out_len) watch(conn, 0);
 }
 
 static void take_turn(void) {

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kivactl.cli.output import Sink
+from kivactl.loadtest.levels import ATTAINMENT, ERROR_RATIO
+from kivactl.loadtest.wording import level_text, measured_text, ratio_text, time_text
 
 if TYPE_CHECKING:
     from kivactl.loadtest.comparison import Difference
@@ -27,12 +29,13 @@ def show_summary(sink: Sink, summary: Mapping[str, Any]) -> None:
         f"{summary['load']}, {summary['requests_per_s']:.2f} requests/s, {summary['output_tokens_per_s']:.1f} tokens/s"
     )
     shown = [pair for pair in _DISTRIBUTIONS if pair[0] != "ttft_due_s" or summary["send_lag_p99_ms"] is not None]
-    rows = [(label, *(_ms(summary[key][column]) for column in ("p50", "p90", "p95", "p99"))) for key, label in shown if summary.get(key)]
+    rows = [(label, *(time_text(summary[key][column]) for column in ("p50", "p90", "p95", "p99"))) for key, label in shown if summary.get(key)]
     if rows:
-        sink.table(("LATENCY (ms)", "P50", "P90", "P95", "P99"), rows)
+        sink.table(("LATENCY", "P50", "P90", "P95", "P99"), rows)
     levels = [
-        (level["name"], _value(level["name"], level["limit"]), _value(level["name"], level["measured"]), "met" if level["met"] else "missed")
+        (name, level_text(name, limit), measured_text(name, level["measured"], limit), "met" if level["met"] else "missed")
         for level in summary["service_levels"]
+        for name, limit in [(level["name"], level["limit"])]
     ]
     sink.table(("SERVICE LEVEL", "PROMISED", "MEASURED", ""), levels, {"met": "green", "missed": "red"})
     if summary.get("answer"):
@@ -55,14 +58,14 @@ def show_probes(sink: Sink, summary: Mapping[str, Any]) -> None:
         (
             f"{probe['load']:.4g}",
             f"{probe['good']} of {probe['due']}",
-            *("-" if probe[name] is None else _ms(probe[name]) for name in ("ttft_p50_s", "ttft_p95_s", "tpot_p95_s")),
+            *("-" if probe[name] is None else time_text(probe[name]) for name in ("ttft_p50_s", "ttft_p95_s", "tpot_p95_s")),
             f"{probe['output_tokens_per_s']:.1f}",
             {True: "met", False: "missed", None: "unsure"}[probe["met"]],
         )
         for probe in summary["probes"]
     ]
     unit = summary["probes"][0]["unit"].upper() if summary["probes"] else "LOAD"
-    sink.table((unit, "GOOD", "TTFT P50 (ms)", "TTFT P95", "TPOT P95", "TOKENS/S", ""), rows, {"met": "green", "missed": "red"})
+    sink.table((unit, "GOOD", "TTFT P50", "TTFT P95", "TPOT P95", "TOKENS/S", ""), rows, {"met": "green", "missed": "red"})
     sink.text(f"{summary['answer'][0].upper()}{summary['answer'][1:]}.")
 
 
@@ -72,6 +75,8 @@ def show_plan(sink: Sink, told: Mapping[str, Any]) -> None:
     requests = f": {told['requests']} requests" if told["requests"] else ""
     search = {"capacity": "; the rate is searched for, from this one on", "sweep": "; one run for each load of the sweep"}.get(told["search"], "")
     sink.text(f"{told['scenario']}: {told['load']}, {told['warm_up_s']:g} s of warm-up{length}{requests}{search}")
+    whose = "1 process" if told["processes"] == 1 else f"{told['processes']} processes"
+    sink.text(f"Sent by {whose} of the load generator.")
     total = sum(kind["share"] for kind in told["kinds"])
     rows = [
         (
@@ -105,13 +110,9 @@ def show_comparison(sink: Sink, first: str, second: str, differences: Sequence[D
         sink.warn(doubt)
 
 
-def _ms(value_s: float) -> str:
-    return f"{value_s * 1000:.1f}"
-
-
 def _value(name: str, value: float | None) -> str:
     if value is None:
         return "-"
     if name.endswith("_per_s"):
         return f"{value:.2f}"
-    return f"{value * 100:.2f} %" if name in ("error_ratio", "attainment") else f"{value * 1000:.1f} ms"
+    return ratio_text(value) if name in (ERROR_RATIO, ATTAINMENT) else time_text(value)

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from kivactl.plan import Outcome, Status
 
 if TYPE_CHECKING:
     from rich.console import RenderResult
+    from rich.text import Text
+
+    View = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]], int, int], Sequence[Text]]
+    """Draws a running step from the data it started with and those of its last minute of progress, within a width and a height."""
 
 _SIGNS = {Status.STARTED: "…", Status.PROGRESS: "…", Status.DONE: "✔", Status.SKIPPED: "–", Status.FAILED: "✘"}
 _STYLES = {Status.DONE: "green", Status.SKIPPED: "dim", Status.FAILED: "red"}
 _SHOWN_FROM_S = 0.05
+_VIEWS = {"load": "kivactl.cli.loadtest_view"}
+"""Kinds of steps that are worth more than a line while they run, by the `kind` in the data they start with; and the module whose `lines_for` draws them."""
+_KEPT = 60
+"""So many progress outcomes are kept for a view, which come once a second."""
 
 
 def line_for(outcome: Outcome) -> str:
@@ -84,17 +95,59 @@ class Lines(Reporter):
         """Nothing moves, so nothing is left to stop."""
 
 
+@dataclass(slots=True)
+class _Running:
+    """A step under way.
+
+    Attributes:
+        began: The outcome it started with.
+        outcome: The last one.
+        since_s: When it began, on the monotonic clock.
+        view: What draws it; None for its line alone.
+        course: The data of its progress, the newest last.
+    """
+
+    began: Outcome
+    outcome: Outcome
+    since_s: float
+    view: View | None
+    course: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=_KEPT))
+
+    @property
+    def message(self) -> str:
+        # A view shows what progress says, and more of it.
+        told = self.began if self.view else self.outcome
+        return f"{told.step}{': ' + told.message if told.message else ''}"
+
+
+class _Whole:
+    """A terminal that shows each frame at once (synchronized output): what is drawn anew is erased first, which would flicker.
+
+    Terminals that do not know of it take no notice.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(f"\x1b[?2026h{text}\x1b[?2026l") if text else 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Live(Reporter):
-    """Finished steps as lines, the running ones below with a spinner, their message and their seconds."""
+    """Finished steps as lines, the running ones below with a spinner, their message and their seconds, and some with a view of their own."""
 
     def __init__(self, stream: IO[str]) -> None:
         from rich.console import Console
         from rich.live import Live as RichLive
         from rich.spinner import Spinner
 
-        self._running: dict[str, tuple[Outcome, float]] = {}
+        self._running: dict[str, _Running] = {}
         self._spinner = Spinner("dots", style="cyan")
-        self._live: Any = RichLive(self, console=Console(file=stream, highlight=False), refresh_per_second=8, transient=True, redirect_stdout=False)
+        console = Console(file=cast("IO[str]", _Whole(stream)), highlight=False)
+        self._live: Any = RichLive(self, console=console, refresh_per_second=8, transient=True, redirect_stdout=False)
 
     def show(self, outcome: Outcome) -> None:
         """Show one."""
@@ -105,8 +158,13 @@ class Live(Reporter):
             if not unremarkable(outcome):
                 self._live.console.print(Text(line_for(outcome), style=_STYLES[outcome.status]))
         else:
-            _, since = self._running.get(outcome.step, (outcome, time.monotonic() - outcome.elapsed_s))
-            self._running[outcome.step] = (outcome, since)
+            running = self._running.get(outcome.step)
+            if running is None:
+                # Complete before the refreshing thread sees it.
+                self._running[outcome.step] = running = _Running(outcome, outcome, time.monotonic() - outcome.elapsed_s, _view_of(outcome))
+            running.outcome = outcome
+            if running.view and outcome.status is Status.PROGRESS:
+                running.course.append(outcome.data)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -126,16 +184,30 @@ class Live(Reporter):
         if kind is not None:
             from rich.text import Text
 
-            for outcome, _ in self._running.values():
-                self._live.console.print(Text(line_for(outcome), style="yellow"))
+            for running in self._running.values():
+                self._live.console.print(Text(line_for(running.outcome), style="yellow"))
 
     def __rich_console__(self, console: Any, options: Any) -> RenderResult:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table.grid(padding=(0, 1))
-        # A copy: outcomes arrive while the refreshing thread draws.
-        for outcome, since in list(self._running.values()):
-            message = f"{outcome.step}{': ' + outcome.message if outcome.message else ''}"
-            table.add_row(self._spinner, Text(message, overflow="ellipsis", no_wrap=True), Text(seconds_text(time.monotonic() - since), style="dim"))
-        yield table
+        # Copies: outcomes arrive while the refreshing thread draws.
+        steps = list(self._running.values())
+        room = options.max_height - len(steps)
+        for running in steps:
+            table = Table.grid(padding=(0, 1))
+            seconds = seconds_text(time.monotonic() - running.since_s)
+            table.add_row(self._spinner, Text(running.message, overflow="ellipsis", no_wrap=True), Text(seconds, style="dim"))
+            yield table
+            if running.view:
+                lines = running.view(running.began.data, list(running.course), options.max_width, room)
+                room -= len(lines)
+                yield from lines
+
+
+def _view_of(outcome: Outcome) -> View | None:
+    name = _VIEWS.get(outcome.data.get("kind", ""))
+    if name is None:
+        return None
+    view: View = importlib.import_module(name).lines_for
+    return view

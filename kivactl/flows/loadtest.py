@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, KivaError, ToolError, UsageError
 from kivactl.flows.engine_watch import Ask, EngineWatch
+from kivactl.loadtest.arrivals import Profile
 from kivactl.loadtest.assignment import FOLDER_VARIABLE, TOKENS_VARIABLE, Assignment, Folder
 from kivactl.loadtest.bottleneck import bottleneck_of
 from kivactl.loadtest.engine_samples import read_samples
 from kivactl.loadtest.levels import Level
 from kivactl.loadtest.material import Material
-from kivactl.loadtest.metrics import Conditions, Summary, Window, summary_for
+from kivactl.loadtest.metrics import Conditions, Window, summary_for
+from kivactl.loadtest.processes import staffed
 from kivactl.loadtest.prompts import Prompts, Text
 from kivactl.loadtest.record import read_records
 from kivactl.loadtest.results import write_results
 from kivactl.loadtest.scenario import Scenario, assignment_for, levels_for
+from kivactl.loadtest.wording import level_text, measured_text
 from kivactl.plan import Outcome, Status
 from kivactl.root import PACKAGE
 from kivactl.spec.platform import ServiceLevels
@@ -28,6 +31,7 @@ from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.secret import Secret
 from kivactl.tools import locust
 from kivactl.tools.clock import Clock
+from kivactl.tools.machine import usable_processors
 
 if TYPE_CHECKING:
     from kivactl.tools.http import GatewayClient
@@ -98,7 +102,7 @@ def preflight(bench: Bench, scenario: Scenario) -> Generator[Outcome, None, Assi
     missing = [tenant for tenant in scenario.named_tenants if tenant not in bench.tenants]
     if missing:
         raise UsageError(f"the load test '{scenario.name}' needs a token of the tenant '{missing[0]}'", f"--tenant-token {missing[0]}=FILE")
-    assignment = assignment_for(scenario, endpoint)
+    assignment = staffed(assignment_for(scenario, endpoint), scenario.processes, usable_processors())
     began_s = clock.now_s()
     yield Outcome(PREFLIGHT, Status.STARTED, endpoint.url)
     with open_client(endpoint, timeout_s=assignment.timeout_s) as client:
@@ -118,8 +122,14 @@ def preflight(bench: Bench, scenario: Scenario) -> Generator[Outcome, None, Assi
 
 
 def run_assignment(
-    bench: Bench, assignment: Assignment, levels: tuple[Level, ...], folder: Path, *, is_hopeless: Callable[[Mapping[str, Any]], bool] = lambda _: False
-) -> Iterator[Outcome]:
+    bench: Bench,
+    assignment: Assignment,
+    levels: tuple[Level, ...],
+    folder: Path,
+    *,
+    is_hopeless: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+    series: Mapping[str, Any] | None = None,
+) -> Generator[Outcome, None, Material]:
     """The same for what a scenario has become.
 
     Args:
@@ -128,6 +138,10 @@ def run_assignment(
         levels: What it is held against.
         folder: New or empty folder.
         is_hopeless: Looks at what each second brings, and says when going on would be of no use.
+        series: Of several runs which one it is, for who watches; JSON-ready.
+
+    Returns:
+        The data of the last outcome as its summary, and what it was made of, so that nobody needs to read the records again.
     """
     clock = bench.clock
     files = _prepared(folder, replace(assignment, has_page=bench.page_port is not None))
@@ -135,7 +149,7 @@ def run_assignment(
     run = _Run(bench, assignment, levels, files)
     step = f"load test {assignment.name}"
     began_s = clock.now_s()
-    yield Outcome(step, Status.STARTED, f"{assignment.words} on '{assignment.model}'")
+    yield Outcome(step, Status.STARTED, f"{assignment.words} on '{assignment.model}'", data=_outlook(assignment, levels, series))
     try:
         # Closed before the records are read: leaving early must have ended the child by then.
         with EngineWatch(bench.ask, files.samples), closing(run.watch()) as events:
@@ -156,9 +170,11 @@ def run_assignment(
         if not run.has_spawned:
             raise ToolError(run.broken or error.message, error.hint, error.details) from None
         run.broken = run.broken or f"the load generator did not finish: {error.message}"
-    summary = run.conclude()
-    message = f"{summary.requests} requests, {summary.requests - summary.succeeded} failed, {summary.output_tokens_per_s:.1f} tokens/s"
-    yield Outcome(step, Status.DONE, message, clock.now_s() - began_s, run.told)
+    material = run.conclude()
+    told = dict(material.summary)
+    message = f"{told['requests']} requests, {told['requests'] - told['succeeded']} failed, {told['output_tokens_per_s']:.1f} tokens/s"
+    yield Outcome(step, Status.DONE, message, clock.now_s() - began_s, told)
+    return material
 
 
 def verdict(summary: Mapping[str, Any]) -> None:
@@ -197,7 +213,6 @@ class _Run:
     is_complete: bool = False
     is_interrupted: bool = False
     broken: str = ""
-    told: dict[str, Any] = field(default_factory=dict)
 
     def watch(self) -> Generator[dict[str, Any], None, None]:
         """Start the child and pass its events on."""
@@ -223,11 +238,12 @@ class _Run:
             case "progress":
                 self.lag_p99_ms = event["generator_lag_p99_ms"]
                 facts = {key: value for key, value in event.items() if key != "event"}
+                facts["due_rps"] = Profile(self.assignment.pieces).rate_rps(facts["elapsed_s"]) if self.assignment.pieces else None
                 return _progress(facts), facts
         return None
 
-    def conclude(self) -> Summary:
-        """Read the records, judge them, and write all results."""
+    def conclude(self) -> Material:
+        """Read the records, judge them, and write all results; the summary handed back says where the report is."""
         records = read_records(*self.files.spools)
         window = self.planned
         if not self.is_complete:
@@ -256,10 +272,22 @@ class _Run:
         samples = read_samples(self.files.samples)
         found = bottleneck_of(summary, samples, window)
         told = {**summary.as_dict(), "bottleneck": found.as_dict() if found else None}
-        self.told = {**told, "report": str(self.files.page if self.bench.with_page else self.files.report)}
         material = Material(told, records, window, self.bench.environment, tuple(samples))
         write_results(self.files, summary, material, with_page=self.bench.with_page)
-        return summary
+        return replace(material, summary={**told, "report": str(self.files.page if self.bench.with_page else self.files.report)})
+
+
+def _outlook(assignment: Assignment, levels: tuple[Level, ...], series: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What whoever watches the run measures its progress by."""
+    return {
+        "kind": "load",
+        "warm_up_s": assignment.warm_up_s,
+        "duration_s": assignment.duration_s,
+        "requests": assignment.requests,
+        "is_streamed": any(kind.is_streamed for kind in assignment.kinds),
+        "levels": {level.name: level.limit for level in levels},
+        "series": dict(series) if series else None,
+    }
 
 
 def _progress(facts: Mapping[str, Any]) -> str:
@@ -310,10 +338,5 @@ def _prepared(folder: Path, assignment: Assignment) -> Folder:
 
 
 def _missed(level: Mapping[str, Any]) -> str:
-    if level["measured"] is None:
-        return f"{level['name']}: nothing to measure, promised {_shown(level['name'], level['limit'])}"
-    return f"{level['name']}: {_shown(level['name'], level['measured'])}, promised {_shown(level['name'], level['limit'])}"
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value * 1e3:.0f} ms" if Level(name, value).is_time else f"{value * 100:.2f} %"
+    name, measured, limit = level["name"], level["measured"], level["limit"]
+    return f"{name}: {'nothing to measure' if measured is None else measured_text(name, measured, limit)}, promised {level_text(name, limit)}"

@@ -16,12 +16,15 @@ from kivactl.flows.search import run_search
 from kivactl.flows.surroundings import machinery, surroundings_of
 from kivactl.journal import run_name
 from kivactl.loadtest.catalogue import Changes, load_scenario
+from kivactl.loadtest.processes import staffed
 from kivactl.loadtest.scenario import Scenario, assignment_for
 from kivactl.plan import Outcome
 from kivactl.spec.platform import ServiceLevels
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.secret import Secret
+from kivactl.tools import locust
 from kivactl.tools.clock import Clock
+from kivactl.tools.machine import usable_processors
 
 _NAME = "kivactl-loadtest"
 
@@ -74,10 +77,17 @@ def measure(
     yield from run(replace(bench, page_port=page_port), chosen, folder or below / run_name(chosen.name))
 
 
-def plan_measure(scenario: str, changes: Changes) -> dict[str, Any]:
-    """What a load test would send, JSON-ready: its load, and how many requests that are."""
+def plan_measure(scenario: str, changes: Changes, url: str | None = None) -> dict[str, Any]:
+    """What a load test would send, JSON-ready: its load, how many requests that are, and how many processes would send them.
+
+    Args:
+        scenario: Name of a scenario, or a file.
+        changes: What is said instead of the scenario.
+        url: Of an endpoint that no spec describes; else the platform is taken to be on this machine.
+    """
     chosen = load_scenario(scenario, changes)
-    work = assignment_for(chosen, Endpoint("http://127.0.0.1/v1", Secret(""), None, ""))
+    work = assignment_for(chosen, Endpoint(url or f"http://{locust.LOOPBACK}/v1", Secret(""), None, ""))
+    work = staffed(work, chosen.processes, usable_processors())
     due = work.due_within(work.duration_s) if work.is_open else None
     searching = "capacity" if chosen.capacity else "sweep" if chosen.sweep else ""
     return {
@@ -87,6 +97,7 @@ def plan_measure(scenario: str, changes: Changes) -> dict[str, Any]:
         "duration_s": None if work.requests and not work.is_open else work.duration_s,
         "requests": work.requests or due,
         "search": searching,
+        "processes": work.processes,
         "kinds": [
             {
                 "name": kind.name,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add
@@ -22,10 +21,12 @@ from kivactl.loadtest.levels import Level
 from kivactl.loadtest.material import Material
 from kivactl.loadtest.metrics import Window
 from kivactl.loadtest.probe import Probe, probe_of
+from kivactl.loadtest.processes import staffed
 from kivactl.loadtest.record import read_records
 from kivactl.loadtest.results import write_search
 from kivactl.loadtest.scenario import Capacity, Scenario, Sweep, levels_for
 from kivactl.plan import Outcome, Status
+from kivactl.tools.machine import usable_processors
 
 _MOST_TRIES = 3
 """A rate at which so many probes together do not decide is judged by what they saw."""
@@ -55,7 +56,7 @@ def run_search(bench: Bench, scenario: Scenario, folder: Path) -> Iterator[Outco
     assignment = yield from preflight(bench, scenario)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     Folder(folder).environment.write_text(json.dumps(dict(bench.environment), indent=2) + "\n")
-    series = _Series(bench, levels_for(scenario, bench.levels), folder, assignment)
+    series = _Series(bench, levels_for(scenario, bench.levels), folder, assignment, scenario.processes)
     began_s = bench.clock.now_s()
     yield Outcome(scenario.name, Status.STARTED, "the search for the capacity" if scenario.capacity else "a sweep over loads")
     if scenario.capacity is not None:
@@ -78,12 +79,18 @@ def _material(told: Mapping[str, Any], stands_on: Folder, bench: Bench, series: 
 
 @dataclass(slots=True)
 class _Series:
-    """Runs one after the other, and what came of them."""
+    """Runs one after the other, and what came of them.
+
+    Each has as many processes of the generator as its own load needs, unless `processes` says how many. `count` is how many runs
+    there will be, where that is known.
+    """
 
     bench: Bench
     levels: tuple[Level, ...]
     folder: Path
     assignment: Assignment
+    processes: int | None = None
+    count: int | None = None
     probes: list[Probe] = field(default_factory=list)
     summaries: list[dict[str, Any]] = field(default_factory=list)
 
@@ -96,21 +103,28 @@ class _Series:
         """One run with a load; the seed is another one each time, unless the scenario has one."""
         name = f"{len(self.probes) + 1:02d}"
         folder = self.folder / "probes" / name
-        assignment = _with_load(self.assignment, load, unit, secrets.randbelow(2**31))
-        summary: dict[str, Any] = {}
-        runs = run_assignment(
-            replace(self.bench, with_page=False), assignment, self.levels, folder, is_hopeless=self._hopeless() if unit == _RATE else lambda _: False
+        assignment = staffed(_with_load(self.assignment, load, unit, secrets.randbelow(2**31)), self.processes, usable_processors())
+        material = yield from run_assignment(
+            replace(self.bench, with_page=False),
+            assignment,
+            self.levels,
+            folder,
+            is_hopeless=self._hopeless() if unit == _RATE else lambda _: False,
+            series=self._place(load, unit),
         )
-        with closing(runs) as outcomes:  # type: ignore[type-var]  # a generator
-            for outcome in outcomes:
-                summary = outcome.data if outcome.status is Status.DONE else summary
-                yield outcome
-        shares = self._shares(folder, summary)
+        summary, shares = dict(material.summary), self._shares(material)
         finding = finding_of(shares)
         met = None if finding is Finding.UNSURE else finding is Finding.MET
         self.summaries.append(summary)
         self.probes.append(probe_of(summary, load, unit, met, f"probes/{name}"))
         return shares
+
+    def _place(self, load: float, unit: str) -> dict[str, Any]:
+        """Which run comes next, of how many where that is known, and between which loads the answer lies so far."""
+        missed = min((probe.load for probe in self.probes if probe.met is False), default=None)
+        # What was kept once and missed when tried again is missed.
+        met = max((probe.load for probe in self.probes if probe.met and (missed is None or probe.load < missed)), default=None)
+        return {"number": len(self.probes) + 1, "of": self.count, "load": load, "unit": unit, "met": met, "missed": missed}
 
     def settle(self, met: bool) -> None:
         """What was decided on the last load, though its run alone did not say."""
@@ -121,14 +135,11 @@ class _Series:
         last = self.summaries[-1]
         return {**self.summaries[chosen], "interrupted": last["interrupted"], "invalid": last["invalid"], "answer": answer, **more}
 
-    def _shares(self, folder: Path, summary: Mapping[str, Any]) -> tuple[Share, ...]:
-        files = Folder(folder)
-        window = json.loads(files.summary.read_text())["window"]
-        if not window:
+    def _shares(self, material: Material) -> tuple[Share, ...]:
+        window = material.window
+        if window is None:
             return ()
-        held = Window(**window)
-        measured = [record for record in read_records(files.packed) if held.holds(record.moment_ns)]
-        return shares_of(measured, summary["due"], self.levels)
+        return shares_of([record for record in material.records if window.holds(record.moment_ns)], material.summary["due"], self.levels)
 
     def _hopeless(self) -> Callable[[Mapping[str, Any]], bool]:
         """A queue that only grows need not be waited for: the first tokens already take a multiple of what is promised."""
@@ -205,6 +216,7 @@ def _capacity_sentence(capacity: Mapping[str, Any]) -> str:
 
 def _sweep(series: _Series, wanted: Sweep) -> Generator[Outcome, None, dict[str, Any]]:
     loads, unit = (wanted.users, _USERS) if wanted.users else (wanted.rates or (), _RATE)
+    series.count = len(loads)
     for load in loads:
         shares = yield from series.run(load, unit)
         if series.is_over:

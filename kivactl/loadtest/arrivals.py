@@ -71,6 +71,15 @@ class Profile:
         """How many requests arrive, on average."""
         return sum(piece.arrivals for piece in self.pieces)
 
+    def rate_rps(self, at_s: float) -> float:
+        """The rate at a moment; 0 after the last piece."""
+        begins_s = 0.0
+        for piece in self.pieces:
+            if at_s < begins_s + piece.duration_s:
+                return piece.from_rps + (piece.until_rps - piece.from_rps) * (at_s - begins_s) / piece.duration_s
+            begins_s += piece.duration_s
+        return 0.0
+
 
 def unit_process(process: Process, seed: int, burstiness: float = 1.0) -> Iterator[float]:
     """Arrivals at one a second on average, in seconds, ascending and without end.

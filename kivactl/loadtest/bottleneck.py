@@ -12,6 +12,7 @@ from typing import Any
 
 from kivactl.loadtest.engine_samples import EngineSample, growth, within
 from kivactl.loadtest.metrics import Summary, Window
+from kivactl.loadtest.wording import time_text
 
 GENERATOR, GATEWAY, QUEUE, PREFILL, DECODE, MEMORY = "generator", "gateway", "queue", "prefill", "decode", "memory"
 
@@ -101,8 +102,8 @@ def _evidence(summary: Summary, seen: Sequence[EngineSample], parts: dict[str, f
     names = {GENERATOR: "before it was sent", GATEWAY: "between client and engine", QUEUE: "in the engines' queue", PREFILL: "prefill", DECODE: "decode"}
     if QUEUE not in parts:
         names[PREFILL] = "to the first token (gateway, queue and prefill: the engines' own figures are not there)"
-    shares = [f"{names[name]} {_time(part_s)} ({part_s / total_s:.0%})" for name, part_s in parts.items() if total_s and part_s / total_s >= 0.005]
-    found = [f"Of a whole answer's {_time(total_s)} on average: {', '.join(shares)}."]
+    shares = [f"{names[name]} {time_text(part_s)} ({part_s / total_s:.0%})" for name, part_s in parts.items() if total_s and part_s / total_s >= 0.005]
+    found = [f"Of a whole answer's {time_text(total_s)} on average: {', '.join(shares)}."]
     waiting = sorted(sample.waiting for sample in seen if sample.waiting is not None)
     running = sorted(sample.running for sample in seen if sample.running is not None)
     if waiting and running:
@@ -117,7 +118,3 @@ def _evidence(summary: Summary, seen: Sequence[EngineSample], parts: dict[str, f
     if hits is not None and queries:
         found.append(f"{hits / queries:.0%} of the prompts' tokens were in the prefix cache.")
     return found
-
-
-def _time(value_s: float) -> str:
-    return f"{value_s * 1e3:.0f} ms" if value_s < 1 else f"{value_s:.2f} s"

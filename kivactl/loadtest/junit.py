@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from kivactl.loadtest.wording import Status, level_text, sentence_of, status_of
+from kivactl.loadtest.wording import Status, level_text, measured_text, sentence_of, status_of
 
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Signs that XML cannot hold, not even escaped."""
@@ -67,8 +67,9 @@ def _case(suite: ET.Element, told: Mapping[str, Any], name: str) -> ET.Element:
 
 
 def _judge(case: ET.Element, level: Mapping[str, Any], *, is_invalid: bool) -> None:
-    measured, promised = (level_text(level["name"], level[key]) for key in ("measured", "limit"))
-    sentence = f"{level['name']}: measured {'nothing' if level['measured'] is None else measured}, promised {promised}"
+    name, promised = level["name"], level_text(level["name"], level["limit"])
+    measured = measured_text(name, level["measured"], level["limit"])
+    sentence = f"{name}: measured {'nothing' if level['measured'] is None else measured}, promised {promised}"
     if is_invalid:
         ET.SubElement(case, "skipped", {"message": _text(f"the measurement is invalid; {sentence}")})
     elif not level["met"]:

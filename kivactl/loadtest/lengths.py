@@ -44,6 +44,11 @@ class Lengths:
         return min(self.most, max(self.least, round(drawn)))
 
     @property
+    def average(self) -> float:
+        """The mean, but for what `least` and `most` cut off."""
+        return (self.least + self.most) / 2 if self.shape == "uniform" else self.mean
+
+    @property
     def longest(self) -> int:
         """What no length exceeds: where the distribution has no end of its own, what one in some ten thousand does."""
         match self.shape:

@@ -12,7 +12,7 @@ from kivactl.loadtest.page_course import Course
 from kivactl.loadtest.page_parts import Row, Table
 from kivactl.loadtest.record import Record
 from kivactl.loadtest.validity import allowed_loop_lag_ms, allowed_send_lag_ms
-from kivactl.loadtest.wording import TIMES, is_told_already, level_text, ratio_text, time_text
+from kivactl.loadtest.wording import TIMES, is_told_already, level_text, limit_text, measured_text, ratio_text, time_text
 
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99")
 _MOST_SLICES, _PER_SLICE = 10, 5
@@ -64,7 +64,7 @@ def service_levels(told: Mapping[str, Any]) -> Table | None:
     for level in told["service_levels"]:
         measured, limit = level["measured"], level["limit"]
         of_limit = f"{measured / limit * 100:.0f} %" if measured is not None and limit and level["name"] != ATTAINMENT else "-"
-        cells = (level_name(level["name"]), level["name"], level_text(level["name"], limit), level_text(level["name"], measured), of_limit)
+        cells = (level_name(level["name"]), level["name"], level_text(level["name"], limit), measured_text(level["name"], measured, limit), of_limit)
         rows.append(Row((*cells, "✔ met" if level["met"] else "✘ missed"), "good" if level["met"] else "bad"))
     head = ("Service level", "name", "promised", "measured", "of the limit", "result")
     return Table("What was promised, and what was measured", head, tuple(rows), numbers=(2, 3, 4)) if rows else None
@@ -173,9 +173,9 @@ def validity(told: Mapping[str, Any]) -> Table:
 
 def _lag(title: str, lag_ms: float | None, allowed_ms: float) -> Row:
     if lag_ms is None:
-        return Row((title, "-", f"{allowed_ms:.1f} ms", "not applicable"))
+        return Row((title, "-", limit_text(allowed_ms / 1e3), "not applicable"))
     keeps = lag_ms <= allowed_ms
-    return Row((title, f"{lag_ms:.2f} ms", f"{allowed_ms:.1f} ms", "✔ yes" if keeps else "✘ no"), "good" if keeps else "bad")
+    return Row((title, time_text(lag_ms / 1e3), limit_text(allowed_ms / 1e3), "✔ yes" if keeps else "✘ no"), "good" if keeps else "bad")
 
 
 def environment(material: Material) -> tuple[Table, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kivactl.loadtest.distribution import Distribution
 from kivactl.loadtest.metrics import Summary
-from kivactl.loadtest.wording import TIMES, is_told_already, level_text, ratio_text, sentence_of, time_text
+from kivactl.loadtest.wording import TIMES, is_told_already, level_text, measured_text, ratio_text, sentence_of, time_text
 
 
 def report_for(summary: Summary) -> str:
@@ -44,7 +44,7 @@ def search_report_for(told: Mapping[str, Any]) -> str:
 def _service_levels(summary: Summary) -> str:
     rows = []
     for verdict in summary.service_levels:
-        promised, measured = (level_text(verdict.name, value) for value in (verdict.limit, verdict.measured))
+        promised, measured = level_text(verdict.name, verdict.limit), measured_text(verdict.name, verdict.measured, verdict.limit)
         rows.append(f"| {verdict.name} | {promised} | {measured} | {'yes' if verdict.met else '**no**'} |")
     return _table(("Service level", "promised", "measured", "met"), rows)
 
@@ -73,9 +73,9 @@ def _rates(summary: Summary) -> str:
     if summary.cut:
         rows.append(f"| Cut off by the end | {summary.cut} |")
     if summary.generator_lag_p99_ms is not None:
-        rows.append(f"| Generator's lag, p99 | {summary.generator_lag_p99_ms:.2f} ms |")
+        rows.append(f"| Generator's lag, p99 | {time_text(summary.generator_lag_p99_ms / 1e3)} |")
     if summary.send_lag_p99_ms is not None:
-        rows.append(f"| Requests sent late by, p99 | {summary.send_lag_p99_ms:.2f} ms |")
+        rows.append(f"| Requests sent late by, p99 | {time_text(summary.send_lag_p99_ms / 1e3)} |")
     if summary.cached_ratio is not None:
         rows.append(f"| Prompt tokens from the prefix cache | {ratio_text(summary.cached_ratio)} |")
     return _table(("Figure", "value"), rows)

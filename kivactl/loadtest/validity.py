@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kivactl.loadtest.distribution import Distribution
 from kivactl.loadtest.levels import Level
 from kivactl.loadtest.record import Record
+from kivactl.loadtest.wording import limit_text, time_text
 
 TOKENS_PER_EVENT = 1.05
 """Above it the engine joins tokens."""
@@ -79,7 +80,7 @@ def allowed_loop_lag_ms(levels: Iterable[Level], itl_p50_s: float | None) -> flo
 def warnings(good: Sequence[Record], tokens_per_event: float | None, lags: Lags, itl_s: Distribution | None) -> Iterator[str]:
     """What to keep in mind about the figures."""
     if lags.loop_ms is not None and itl_s is not None and lags.loop_ms > max(_LEAST_LOOP_LAG_MS, itl_s.p50 * 1e3 * _LOOP_LAG_OF_ITL_RATIO):
-        yield f"the load generator was up to {lags.loop_ms:.1f} ms late (p99): times between tokens are too long by as much here and there"
+        yield f"the load generator was up to {time_text(lags.loop_ms / 1e3)} late (p99): times between tokens are too long by as much here and there"
     if 0 < len(good) < _FEWEST_FOR_P95:
         yield f"only {len(good)} requests succeeded: a 95th percentile of so few says little"
     uncounted = sum(record.completion_tokens is None for record in good)
@@ -97,7 +98,7 @@ def _of_schedule(measured: Sequence[Record], due: int, window_s: float, levels: 
     if due > len(measured) and not is_interrupted:
         return f"{due - len(measured)} of {due} requests that were due were never sent{_remedy(measured, window_s)}"
     if lags.send_ms > allowed_ms:
-        return f"requests were sent {lags.send_ms:.1f} ms late (p99), more than {allowed_ms:g} ms{_remedy(measured, window_s)}"
+        return f"requests were sent {time_text(lags.send_ms / 1e3)} late (p99), more than {limit_text(allowed_ms / 1e3)}{_remedy(measured, window_s)}"
     first_ns = min(record.moment_ns for record in measured)
     begun = sum(first_ns <= record.start_ns <= first_ns + window_s * 1e9 for record in measured)
     if abs(begun - len(measured)) > max(1.0, _RATE_OFF_RATIO * len(measured)):
@@ -111,9 +112,9 @@ def _of_loop(good: Sequence[Record], levels: tuple[Level, ...], lags: Lags, itl_
     allowed_ms = allowed_loop_lag_ms(levels, itl_s.p50 if itl_s else None)
     if lags.loop_ms <= allowed_ms:
         return None
-    of_what = f"{allowed_ms:.3g} ms" + (", a tenth of the time between tokens" if allowed_ms > _LEAST_LOOP_LAG_MS else "")
+    of_what = limit_text(allowed_ms / 1e3) + (", a tenth of the time between tokens" if allowed_ms > _LEAST_LOOP_LAG_MS else "")
     cause = "it shares its processors with something busy, or has too much to do"
-    return f"the load generator was late by {lags.loop_ms:.1f} ms (p99), more than {of_what}: {cause}"
+    return f"the load generator was late by {time_text(lags.loop_ms / 1e3)} (p99), more than {of_what}: {cause}"
 
 
 def _remedy(measured: Sequence[Record], window_s: float) -> str:

@@ -65,9 +65,26 @@ def is_told_already(told: Mapping[str, Any], name: str) -> bool:
     return name in same and told[name] == same[name]
 
 
-def time_text(value_s: float) -> str:
-    """A time with its unit."""
-    return f"{value_s * 1e3:.1f} ms" if value_s < 1 else f"{value_s:.2f} s"
+_FIGURES, _MOST_FIGURES = 3, 9
+
+
+def time_text(value_s: float, figures: int = _FIGURES) -> str:
+    """A time with its unit: `0.43 ms`, `20.4 ms`, `187 ms`, `2.00 s`, `120 s`.
+
+    Args:
+        value_s: May be negative, as a difference.
+        figures: How many of the number are shown, unless there are more before the point.
+    """
+    in_s = abs(value_s) >= 1 - 0.5 * 10**-figures  # what would be rounded to 1000 ms is 1 s
+    value, unit = (value_s, "s") if in_s else (value_s * 1e3, "ms")
+    whole = len(str(int(float(f"{abs(value):.{figures}g}"))))
+    return f"{value:.{max(0, figures - whole)}f} {unit}"
+
+
+def limit_text(value_s: float) -> str:
+    """A time that somebody chose, without noughts that say nothing: `5 ms`, `2 s`, `1.5 s`."""
+    number, unit = time_text(value_s).split()
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
 
 
 def ratio_text(value: float) -> str:
@@ -75,8 +92,16 @@ def ratio_text(value: float) -> str:
     return f"{value * 100:.2f} %"
 
 
-def level_text(name: str, value: float | None) -> str:
-    """What a service level promises, or what was measured of it."""
+def level_text(name: str, value: float) -> str:
+    """What a service level promises."""
+    return limit_text(value) if Level(name, value).is_time else ratio_text(value)
+
+
+def measured_text(name: str, value: float | None, limit: float) -> str:
+    """What was measured of a service level, with as many figures as it needs to be told from what was promised."""
     if value is None:
         return "-"
-    return time_text(value) if Level(name, value).is_time else ratio_text(value)
+    if not Level(name, value).is_time:
+        return ratio_text(value)
+    differing = (figures for figures in range(_FIGURES, _MOST_FIGURES) if time_text(value, figures) != time_text(limit, figures))
+    return time_text(value, next(differing, _FIGURES))

@@ -77,6 +77,11 @@ def facts() -> Machine:
     )
 
 
+def usable_processors() -> int:
+    """How many logical processors this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
 def disk_free(path: Path) -> int:
     """Bytes that we may still write to the disk that holds a path; the path itself need not exist yet."""
     there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

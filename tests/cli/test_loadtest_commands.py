@@ -72,7 +72,7 @@ def test_two_runs_are_compared(kivactl: Kivactl, runs: None) -> None:
     shown = kivactl("loadtest", "compare", "chat-1")
     assert shown.code == 0
     row = next(line for line in shown.stdout.splitlines() if line.startswith("ttft_p50"))
-    assert row.split()[1:] == ["100.0", "ms", "200.0", "ms", "+100.0%", "100.0", "ms", "to", "100.0", "ms", "worse"]
+    assert row.split()[1:] == ["100", "ms", "200", "ms", "+100.0%", "100", "ms", "to", "100", "ms", "worse"]
     assert next(line for line in shown.stdout.splitlines() if line.startswith("tpot_p50")).endswith("same")
     failed = kivactl("loadtest", "compare", "chat-1", "chat-2", "--fail-if-worse")
     assert failed.code == 6
@@ -115,6 +115,8 @@ def test_without_any_run(kivactl: Kivactl) -> None:
         (["capacity"], "the rate is searched for, from this one on"),
         (["sweep"], "one run for each load of the sweep"),
         ([], "smoke: 4 users"),
+        (["smoke"], "Sent by 1 process of the load generator.\n"),
+        (["smoke", "--processes", "3"], "Sent by 3 processes of the load generator.\n"),
     ],
 )
 def test_a_plan_touches_nothing(kivactl: Kivactl, words: list[str], lines: str, tmp_path: Path) -> None:
@@ -153,6 +155,31 @@ def test_a_token_file_is_one_word(kivactl: Kivactl, tmp_path: Path) -> None:
 def test_help_names_the_commands_and_the_options_of_a_run(kivactl: Kivactl) -> None:
     assert all(word in kivactl("loadtest", "--help").stdout for word in ("compare", "list", "show", "SCENARIO"))
     assert all(word in kivactl("loadtest", "run", "--help").stdout for word in ("--rate", "--users", "--ui", "--url", "--folder"))
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--output", "json", "list"], '"scenarios"'),
+        (["-o", "json", "list"], '"scenarios"'),
+        (["--output=json", "list"], '"scenarios"'),
+        (["--debug", "list"], "SCENARIO "),
+        (["--rate", "2", "chat", "--plan"], "chat: Poisson arrivals at 2 requests/s"),
+        (["--plan", "--output", "json", "chat"], '"scenario": "chat"'),
+        (["--plan"], "smoke: 4 users"),
+        (["chat", "--help"], "--tenant-token"),
+        (["-h"], "compare"),
+        (["--output", "json", "--help"], "compare"),
+    ],
+)
+def test_options_may_stand_before_the_name(kivactl: Kivactl, words: list[str], shown: str) -> None:
+    found = kivactl("loadtest", *words)
+    assert found.code == 0, found.stderr
+    assert shown in found.stdout
+
+
+def test_an_option_that_a_command_does_not_have_is_refused(kivactl: Kivactl) -> None:
+    assert "--rate" in kivactl("loadtest", "--rate", "2", "list").stderr
 
 
 def test_what_is_unfinished_is_left_out(runs: None) -> None:

@@ -128,6 +128,9 @@ def test_a_run_from_its_events_and_records(generator: list[Any], tmp_path: Path)
         ("load test test", Status.DONE),
     ]
     assert outcomes[3].message == "measuring: 1 requests, 1 failed, 1 under way, 4.5 tokens/s, TTFT 100/200 ms, lag 0.2 ms"
+    begun = {"kind": "load", "warm_up_s": 5.0, "duration_s": 10.0, "requests": 0, "is_streamed": True, "series": None}
+    assert {**begun, "levels": {name: limit for name, limit in LEVELS if limit is not None}} == outcomes[2].data
+    assert outcomes[3].data == {**{name: fact for name, fact in PROGRESS.items() if name != "event"}, "due_rps": None}
     summary = outcomes[-1].data
     assert (summary["requests"], summary["window_s"], summary["generator_lag_p99_ms"], summary["invalid"]) == (2, 10.0, 0.3, None)
     assert {file.name for file in (tmp_path / "run").iterdir()} == {

@@ -110,3 +110,9 @@ def test_several_processes_have_the_schedule_of_one(workers: int, count: int) ->
     schedule = list(islice(unit_process(Process.POISSON, 9), count))
     shares = [list(share_of(iter(schedule), worker, workers)) for worker in range(workers)]
     assert sorted(part for share in shares for part in share) == list(enumerate(schedule))
+
+
+@pytest.mark.parametrize(("at_s", "rate_rps"), [(0, 2), (9.9, 2), (10, 2), (15, 5), (20, 8), (21, 1), (30, 0)])
+def test_the_rate_at_a_moment(at_s: float, rate_rps: float) -> None:
+    profile = Profile((Piece(10, 2, 2), Piece(10, 2, 8), Piece(1, 8, 8), Piece(5, 1, 1)))
+    assert profile.rate_rps(at_s) == pytest.approx(rate_rps)

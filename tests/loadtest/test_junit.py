@@ -44,7 +44,7 @@ def test_a_level_that_is_missed_is_a_failure_with_what_was_measured() -> None:
     assert results(suite)["ttft_p95"] == "failure"
     failure = suite.find("testcase[@name='ttft_p95']/failure")
     assert failure is not None
-    assert failure.get("message") == "ttft_p95: measured 501.0 ms, promised 500.0 ms"
+    assert failure.get("message") == "ttft_p95: measured 501 ms, promised 500 ms"
 
 
 def test_an_invalid_measurement_is_an_error_and_judges_nothing() -> None:

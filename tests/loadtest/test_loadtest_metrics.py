@@ -127,7 +127,7 @@ def test_a_late_generator_measures_itself() -> None:
     assert judge([record], lag_ms=4.9).invalid is None  # a tenth of the 50 ms that are promised
     assert judge([record], lag_ms=1.9).warnings == judge([record]).warnings
     assert "times between tokens are too long" in judge([record], lag_ms=4.9).warnings[0]
-    assert "late by 5.1 ms (p99), more than 5 ms, a tenth of the time between tokens" in (judge([record], lag_ms=5.1).invalid or "")
+    assert "late by 5.10 ms (p99), more than 5 ms, a tenth of the time between tokens" in (judge([record], lag_ms=5.1).invalid or "")
 
 
 def test_without_a_promise_the_measured_time_between_tokens_counts() -> None:
@@ -161,7 +161,7 @@ def test_what_was_due_in_the_window_and_sent_after_it_counts() -> None:
     [
         (4, 0.5, None),
         (26, 0.5, "requests were sent 26.0 ms late (p99), more than 25 ms"),
-        (6, 0.05, "requests were sent 6.0 ms late (p99), more than 5 ms"),
+        (6, 0.05, "requests were sent 6.00 ms late (p99), more than 5 ms"),
     ],
 )
 def test_requests_that_were_sent_late_are_no_open_loop(late_ms: int, limit_s: float, invalid: str | None) -> None:
@@ -248,7 +248,7 @@ def test_the_report_begins_with_the_verdict(summary: Summary, sentence: str) -> 
 
 def test_the_report_shows_figures_and_failures() -> None:
     report = report_for(judge([answered(0, 10 * S), failed(1, 11 * S, reason="a | b\nc")]))
-    assert "| ttft_p95 | 500.0 ms | 100.0 ms | yes |" in report
+    assert "| ttft_p95 | 500 ms | 100 ms | yes |" in report
     assert "| error_ratio | 10.00 % | 50.00 % | **no** |" in report
     assert "| status | 1 | a \\| b c |" in report
     assert "| Time per further token (TPOT) | 20.0 ms |" in report

@@ -34,7 +34,7 @@ def run(
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Longest answer.")] = None,
     warm_up: Annotated[str | None, typer.Option("--warm-up", help="Load before the measured phase.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Repeats what was random in another run.")] = None,
-    processes: Annotated[int | None, typer.Option("--processes", help="Of the load generator.")] = None,
+    processes: Annotated[int | None, typer.Option("--processes", help="Of the load generator, instead of as many as the load needs.")] = None,
     folder: Annotated[Path | None, typer.Option("--folder", help="Where records and report go; a new one in the state folder when absent.")] = None,
     ui: Annotated[int | None, typer.Option("--ui", metavar="PORT", help="Serve Locust's own page meanwhile, on this port of the loopback interface.")] = None,
     url: Annotated[str | None, typer.Option("--url", help="Another endpoint, up to its /v1; no kiva.yaml is needed.")] = None,
@@ -54,7 +54,7 @@ def run(
     changes = Changes(users, rate, duration, requests, warm_up, max_tokens, seed, processes)
     foreign = Foreign(url, model, ca, token_file, tuple(tenant_token or ())) if url else None
     if plan:
-        told = plan_measure(scenario, changes)
+        told = plan_measure(scenario, changes, url)
         options.sink.result(told, lambda: show_plan(options.sink, told))
         return
     deployment = None if foreign else deployment_of(options)

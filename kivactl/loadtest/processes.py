@@ -1,0 +1,65 @@
+"""How many processes generate a load; pure.
+
+One process uses one processor. It is given what keeps that processor half busy: more would make it late, and its
+measurement invalid. What a load is before it runs can only be guessed; a scenario or `--processes` knows better.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from kivactl.loadtest.assignment import Assignment
+
+_EVENTS_PER_S = 40_000
+"""What one process carries: 800 streams of 50 tokens/s, at 12.5 us of a processor's time for each token event."""
+_STREAM_TOKENS_PER_S = 50
+"""Of a stream in a closed loop, whose pace is the engine's; few engines give one user more."""
+_EVENTS_OF_REQUEST = 25
+"""A request itself (encoded, sent, its record written and read) costs as much as so many token events: 0.3 ms."""
+_MOST = 256
+
+
+def processes_for(work: Assignment, processors: int) -> int:
+    """How many processes a load needs, and the machine can give.
+
+    Args:
+        work: The load; its own `processes` is not looked at.
+        processors: Of this machine, that the process may use.
+
+    Returns:
+        1 for usual loads. At most all processors but one; where the endpoint is on this machine at most half of them, for the
+        platform needs the others.
+    """
+    spare = processors // 2 if is_here(work.url) else processors - 1
+    return max(1, min(math.ceil(events_per_s(work) / _EVENTS_PER_S), spare, _MOST))
+
+
+def staffed(work: Assignment, wanted: int | None, processors: int) -> Assignment:
+    """The same with so many processes as are wanted, or, where nobody said, as it needs."""
+    return replace(work, processes=wanted or processes_for(work, processors))
+
+
+def events_per_s(work: Assignment) -> float:
+    """What the load makes of work at its highest, in token events a second."""
+    total = sum(kind.share for kind in work.kinds)
+    if work.users:
+        return work.users * _STREAM_TOKENS_PER_S * sum(kind.share / total for kind in work.kinds if kind.is_streamed)
+    tokens = sum(kind.share / total * kind.output.average for kind in work.kinds if kind.is_streamed)
+    if not work.trace:
+        return max(max(piece.from_rps, piece.until_rps) for piece in work.pieces) * (_EVENTS_OF_REQUEST + tokens)
+    seconds: dict[int, float] = {}
+    for at_s, _, answer in work.trace:
+        seconds[int(at_s)] = seconds.get(int(at_s), 0.0) + _EVENTS_OF_REQUEST + (answer or tokens)
+    return max(seconds.values())
+
+
+def is_here(url: str) -> bool:
+    """Whether an endpoint is on this machine: a loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
