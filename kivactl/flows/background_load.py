@@ -17,6 +17,7 @@ from typing import Any
 from kivactl.errors import KivaError, NotReadyError, ToolError
 from kivactl.flows.loadtest import USER_FILE
 from kivactl.loadtest.assignment import FOLDER_VARIABLE, TOKENS_VARIABLE, Assignment, Folder
+from kivactl.loadtest.record import Record, read_records
 from kivactl.stack.endpoint import Endpoint
 from kivactl.tools import locust
 from kivactl.tools.clock import Clock
@@ -58,7 +59,7 @@ class BackgroundLoad:
     Args:
         assignment: How; its warm-up and duration are left out of account.
         endpoint: Whom to load.
-        folder: New or empty folder for scenario.json and records.jsonl.
+        folder: New or empty folder for scenario.json and the records.
         clock: Time.
     """
 
@@ -81,6 +82,11 @@ class BackgroundLoad:
     def alive(self) -> bool:
         """Whether the generator runs."""
         return self._thread.is_alive()
+
+    @property
+    def records(self) -> list[Record]:
+        """What is on disk so far, of all of the generator's processes, in the order in which it ended."""
+        return read_records(*self.files.spools)
 
     def begin(self) -> None:
         """Start the load; returns once all users ask.

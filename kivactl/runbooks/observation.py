@@ -19,7 +19,7 @@ from kivactl.flows import faults
 from kivactl.flows.background_load import BackgroundLoad, Heard
 from kivactl.flows.deployment import endpoint_for
 from kivactl.loadtest.catalogue import Changes, load_scenario
-from kivactl.loadtest.record import Record, read_records
+from kivactl.loadtest.record import Record
 from kivactl.loadtest.scenario import assignment_for
 from kivactl.runbooks import sampling, validity
 from kivactl.runbooks.actions.action import Site
@@ -151,7 +151,7 @@ class Observation:
                 return
 
     def _conclude(self, ended_s: float, heard: Heard | None) -> dict[str, float]:
-        records = read_records(self._load.files.records) if self._load is not None else []
+        records = self._load.records if self._load is not None else []
         # All users at once do not begin, and do not stop, in the very moment that is written down.
         began_s = min([heard.started_s if heard and heard.started_s else self._began_s, *(record.start_ns / 1e9 for record in records)])
         ended_s = max([ended_s, *(record.start_ns / 1e9 + 1e-6 for record in records)])

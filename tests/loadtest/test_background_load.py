@@ -14,7 +14,6 @@ import pytest
 
 from kivactl.errors import ToolError
 from kivactl.flows.background_load import BackgroundLoad
-from kivactl.loadtest.record import read_records
 from kivactl.loadtest.scenario import Scenario, assignment_for
 from kivactl.tools.clock import Clock
 
@@ -30,9 +29,17 @@ def quick(answer: Any) -> None:
     answer.close(TOKENS)
 
 
-def background(engine: Any, folder: Path, users: int = 3) -> BackgroundLoad:
+def background(engine: Any, folder: Path, users: int = 3, processes: int = 1) -> BackgroundLoad:
     scenario = Scenario.model_validate(
-        {"name": "test", "load": {"users": users}, "duration": "1s", "timeout": "10s", "output": {"tokens": TOKENS}, "prompts": {"tokens": 5}}
+        {
+            "name": "test",
+            "load": {"users": users},
+            "duration": "1s",
+            "timeout": "10s",
+            "output": {"tokens": TOKENS},
+            "prompts": {"tokens": 5},
+            "processes": processes,
+        }
     )
     endpoint = engine.endpoint()
     return BackgroundLoad(assignment_for(scenario, endpoint), endpoint, folder, Clock())
@@ -49,16 +56,17 @@ def generators() -> list[psutil.Process]:
     return [child for child in psutil.Process().children(recursive=True) if "locust" in " ".join(child.cmdline())]
 
 
-def test_it_lasts_until_it_is_ended_and_answers_what_is_under_way(engine: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_it_lasts_until_it_is_ended_and_answers_what_is_under_way(engine: Any, tmp_path: Path, processes: int) -> None:
     engine.script = quick
-    load = background(engine, tmp_path / "load")
+    load = background(engine, tmp_path / "load", processes=processes)
     load.begin()
     until(lambda: load.heard.answered >= 20)
     assert load.alive
     heard = load.end()
     assert (heard.complete, heard.broken, heard.failed) == (True, "", 0)
     assert heard.lag_worst_ms >= heard.lag_p99_ms
-    records = read_records(load.files.records)
+    records = load.records
     assert all(record.succeeded and record.has_body for record in records), "ending cuts nothing off"
     assert len(records) == len(engine.truths)
     assert generators() == []
@@ -84,7 +92,7 @@ def test_a_request_under_way_at_the_end_is_waited_for_and_none_follows(engine: A
     release.set()
     ending.join(30)
     assert load.heard.complete
-    assert all(record.succeeded for record in read_records(load.files.records))
+    assert all(record.succeeded for record in load.records)
 
 
 def test_a_generator_that_is_killed_is_said_to_be(engine: Any, tmp_path: Path) -> None:
