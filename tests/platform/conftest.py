@@ -1,4 +1,4 @@
-"""A real platform for a whole module: real vLLM on a tiny model, real Envoy, driven by the command line as an operator does."""
+"""Real platforms: real vLLM on a tiny model, real Envoy, driven by the command line as an operator does."""
 
 from __future__ import annotations
 
@@ -115,6 +115,11 @@ class Operator:
         summary.update(json.loads((folder / "summary.json").read_text()))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These come last: their platform stays up until the end, and other tests want the machine for themselves."""
+    items.sort(key=lambda item: item.path.parent == Path(__file__).parent)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     import importlib.util
@@ -130,11 +135,26 @@ def engine_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module")
-def operator(tmp_path_factory, tiny_model, engine_cache):
-    operator = Operator(tmp_path_factory.mktemp("platform"), tiny_model, engine_cache)
+@contextmanager
+def a_platform(folder: Path, model: Path, cache: Path) -> Iterator[Operator]:
+    """Provisioned, not yet deployed; at the end nothing of it may be left."""
+    operator = Operator(folder, model, cache)
     operator.write()
     operator.run("provision", "--yes")
     yield operator
     operator.run("down", "--yes")
     assert operator.pids() == []
+
+
+@pytest.fixture(scope="session")
+def operator(tmp_path_factory, tiny_model, engine_cache):
+    """Of one platform for all modules, for engines take long to start: each module writes the spec it needs, and deploys."""
+    with a_platform(tmp_path_factory.mktemp("platform"), tiny_model, engine_cache) as operator:
+        yield operator
+
+
+@pytest.fixture(scope="module")
+def lone_operator(tmp_path_factory, tiny_model, engine_cache):
+    """Of a platform that may be destroyed."""
+    with a_platform(tmp_path_factory.mktemp("lone"), tiny_model, engine_cache) as operator:
+        yield operator

@@ -19,13 +19,13 @@ QUESTION = [{"role": "user", "content": "What is the capital of Germany?"}]
 
 
 @pytest.fixture(scope="module")
-def stored(operator, tmp_path_factory):
+def stored(lone_operator, tmp_path_factory):
     """Repository and passphrase, in a place that the disaster does not reach."""
     folder = tmp_path_factory.mktemp("elsewhere")
     password = folder / "password"
     password.write_text("a passphrase of the tests\n")
     password.chmod(0o600)
-    operator.write(replicas=1, extra=f"backup: {{repository: {folder / 'repository'}, password_file: {password}}}\n")
+    lone_operator.write(replicas=1, extra=f"backup: {{repository: {folder / 'repository'}, password_file: {password}}}\n")
     return folder / "repository", password
 
 
@@ -39,8 +39,8 @@ def billed(operator):
     return {row["name"]: (row["requests"], row["prompt_tokens"], row["completion_tokens"]) for row in rows if row["name"] == "default"}
 
 
-def test_what_is_left_of_a_platform_is_rebuilt_from_its_backup(operator, stored, monkeypatch, capsys):
-    repository, password = stored
+def test_what_is_left_of_a_platform_is_rebuilt_from_its_backup(lone_operator, stored, monkeypatch, capsys):
+    operator, (repository, password) = lone_operator, stored
     operator.run("deploy", "--yes")
     bearer = operator.token()
     monkeypatch.setenv("SSL_CERT_FILE", str(operator.layout.ca_certificate))

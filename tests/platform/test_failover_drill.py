@@ -23,6 +23,7 @@ def drilled(operator):
 
 
 def test_a_killed_replica_loses_no_request_that_was_not_yet_streaming(operator):
+    operator.write()
     operator.run("deploy", "--yes")
     folder, out, err = drilled(operator)
     summary = json.loads((folder / "measurements" / "summary.json").read_text())
