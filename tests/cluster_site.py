@@ -104,6 +104,11 @@ class Site:
         state = self.target.helm.status(release)
         return state.revision if state else 0
 
+    def is_written(self, release: str, revision: int) -> bool:
+        """Whether Helm is done with a revision, and only its pods are waited for."""
+        state = self.target.helm.status(release)
+        return state is not None and (state.revision, state.status) == (revision, "deployed")
+
     def image(self, name: str = "kiva-smollm2") -> str:
         found = self.api.get("Deployment", name, NAMESPACE)
         assert found is not None

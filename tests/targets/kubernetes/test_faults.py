@@ -425,7 +425,7 @@ def test_an_api_server_that_comes_back_is_waited_for(site):
         threading.Event().wait(0.5)
         site.api.start()
 
-    later(away, lambda: site.revision("kiva-smollm2") == 2)
+    later(away, lambda: site.is_written("kiva-smollm2", 2))
     settles(site, NEW, OTHER)
 
 
