@@ -16,7 +16,8 @@ from kivactl.loadtest.record import Record, read_records
 from kivactl.loadtest.spool import Arriving, packed
 
 bodies = st.binary(max_size=300) | st.just(MARK + b'{"kind":"inner","bytes":0}\n')
-frames = st.builds(Frame, kind=st.text(), facts=st.dictionaries(st.text().filter(lambda key: key not in ("kind", "bytes")), st.text() | st.integers()), body=bodies)
+facts = st.dictionaries(st.text().filter(lambda key: key not in ("kind", "bytes")), st.text() | st.integers())
+frames = st.builds(Frame, kind=st.text(), facts=facts, body=bodies)
 garbage = st.binary(max_size=100).filter(lambda noise: MARK[:1] not in noise)
 
 
@@ -79,8 +80,9 @@ def test_records_come_in_the_clock_of_this_machine(tmp_path: Path) -> None:
     pieces = list(pieces_of(tmp_path / "there", "".join(record.shifted(777).to_json() + "\n" for record in sent)))
     assert all(len(piece) <= LARGEST_BODY_BYTES for piece in pieces)
     arriving = Arriving(tmp_path / "here", 777)
-    for piece in (piece[begin : begin + 1000] for piece in pieces for begin in range(0, len(piece), 1000)):
-        arriving.take(piece)
+    whole = b"".join(pieces)
+    for begin in range(0, len(whole), 1000):
+        arriving.take(whole[begin : begin + 1000])
     assert arriving.close()
     assert read_records(tmp_path / "here") == sent
     assert stat.S_IMODE((tmp_path / "here").stat().st_mode) == 0o600
@@ -106,8 +108,8 @@ def test_records_that_break_off_are_not_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["nonsense\n", "{}\n"])
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     arriving = Arriving(tmp_path / "here", 0)
+    piece = b"".join(pieces_of(tmp_path / "there", text))
     with pytest.raises(ValueError):
-        for piece in pieces_of(tmp_path / "there", text):
-            arriving.take(piece)
+        arriving.take(piece)
     with pytest.raises(ValueError, match="not compressed"):
         Arriving(tmp_path / "plain", 0).take(b"plain text that is not compressed")
