@@ -16,7 +16,7 @@ READY := .venv/.ready-$(ENGINE)
 
 # Program or file that proves a system package, and Debian's name of the package; tests and benchmarks need some more.
 SYSTEM := openssl:openssl restic:restic
-TEST_SYSTEM := $(SYSTEM) promtool:prometheus ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd buildah:buildah \
+TEST_SYSTEM := $(SYSTEM) promtool:prometheus ssh:openssh-client /usr/sbin/sshd:openssh-server /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd buildah:buildah \
   gpg:gpg mmdebstrap:mmdebstrap systemd-nspawn:systemd-container nft:nftables ip:iproute2
 
 help:  ## list the commands

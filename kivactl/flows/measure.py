@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from kivactl.spec.platform import ServiceLevels
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.secret import Secret
 from kivactl.tools.clock import Clock
+from kivactl.tools.ssh_session import Remote, parse_remote
 
 _NAME = "kivactl-loadtest"
 
@@ -47,7 +48,7 @@ class Foreign:
 
 def measure(
     platform: Deployment | Foreign | None, scenario: str, changes: Changes | None = None, *, folder: Path | None = None, page_port: int | None = None,
-    model: str | None = None,
+    model: str | None = None, remotes: tuple[Remote, ...] = (),
 ) -> Iterator[Outcome]:  # fmt: skip
     """Load an endpoint; the last outcome's data is the summary.
 
@@ -58,6 +59,7 @@ def measure(
         folder: For records and report; a new one in the state folder when absent.
         page_port: Where Locust's own page is served meanwhile.
         model: What is asked, instead of the platform's first model.
+        remotes: Machines that generate the load; this one does where there are none.
 
     Raises:
         KivaError: As `load_scenario` and `run_loadtest`.
@@ -71,10 +73,25 @@ def measure(
         chosen = chosen.spread_over([tenant.name for tenant in platform.platform.gateway.tenants])
         bench, below = _own(platform, chosen, model), platform.layout.loadtests
     run = run_search if chosen.capacity or chosen.sweep else run_loadtest
-    yield from run(replace(bench, page_port=page_port), chosen, folder or below / run_name(chosen.name))
+    environment = {**bench.environment, **({"generators": [remote.name for remote in remotes]} if remotes else {})}
+    yield from run(replace(bench, page_port=page_port, remotes=remotes, environment=environment), chosen, folder or below / run_name(chosen.name))
 
 
-def plan_measure(scenario: str, changes: Changes) -> dict[str, Any]:
+def remotes_from(texts: Sequence[str], ssh_config: Path | None = None) -> tuple[Remote, ...]:
+    """The machines that a command line names as `[USER@]HOST[:PORT]`.
+
+    Raises:
+        UsageError: One is none, or is named twice; or there is no such file for ssh.
+    """
+    twice = next((text for text in texts if texts.count(text) > 1), None)
+    if twice is not None:
+        raise UsageError(f"the machine '{twice}' is named twice", "--processes says how many processes each machine has")
+    if ssh_config is not None and not ssh_config.is_file():
+        raise UsageError(f"there is no configuration of ssh in {ssh_config}", "--ssh-config FILE")
+    return tuple(parse_remote(text, ssh_config.absolute() if ssh_config else None) for text in texts)
+
+
+def plan_measure(scenario: str, changes: Changes, remotes: tuple[Remote, ...] = ()) -> dict[str, Any]:
     """What a load test would send, JSON-ready: its load, and how many requests that are."""
     chosen = load_scenario(scenario, changes)
     work = assignment_for(chosen, Endpoint("http://127.0.0.1/v1", Secret(""), None, ""))
@@ -87,6 +104,8 @@ def plan_measure(scenario: str, changes: Changes) -> dict[str, Any]:
         "duration_s": None if work.requests and not work.is_open else work.duration_s,
         "requests": work.requests or due,
         "search": searching,
+        "machines": [remote.name for remote in remotes],
+        "processes": work.processes,
         "kinds": [
             {
                 "name": kind.name,
