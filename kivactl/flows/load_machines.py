@@ -29,7 +29,7 @@ from kivactl.tools.ssh_session import NOT_FOUND, Remote, port_lent, refusal_for,
 COMMAND = ("kivactl", "loadtest", "worker")
 _GREETS_WITHIN_S = 60.0
 """Jump hosts, slow disks: kivactl takes a second to start on a good day."""
-_SILENT_S = 60.0
+_SILENT_S = 30.0
 """A machine that sends its records says something more often."""
 _LADDER = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 _LOOK_S = 0.1

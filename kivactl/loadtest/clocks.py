@@ -8,7 +8,7 @@ Source: Cristian, "Probabilistic clock synchronization", Distributed Computing 3
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -48,3 +48,11 @@ def offset_from(exchanges: Iterable[Exchange]) -> Offset:
     quickest = min(exchanges, key=lambda exchange: exchange.round_trip_ns)
     half_ns = quickest.round_trip_ns // 2
     return Offset(quickest.there_ns - quickest.sent_ns - half_ns, quickest.round_trip_ns - half_ns)
+
+
+def error_after(offset: Offset, later: Sequence[Exchange]) -> int:
+    """How wrong an offset was at most until some later exchanges, for clocks drift apart: `error_ns` or more. Drift is taken to be even."""
+    if not later:
+        return offset.error_ns
+    now = offset_from(later)
+    return max(offset.error_ns, abs(now.offset_ns - offset.offset_ns) + now.error_ns)

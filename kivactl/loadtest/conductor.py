@@ -18,7 +18,7 @@ from typing import Any
 import gevent
 
 from kivactl.loadtest.assignment import Assignment, Folder
-from kivactl.loadtest.clocks import Exchange, Offset, offset_from
+from kivactl.loadtest.clocks import Exchange, Offset, error_after, offset_from
 from kivactl.loadtest.histogram import Histogram
 from kivactl.tools.locust import MARKER
 
@@ -33,6 +33,8 @@ _BEGIN_AFTER_NS = 300_000_000
 _PINGS = 25
 _PING_EVERY_S = 0.02
 _PONGS_WITHIN_S = 5.0
+_FEWEST_LATER = 10
+"""In fewer seconds than that clocks do not drift, and a quick exchange need not have been among them."""
 
 
 class Conductor:
@@ -49,7 +51,7 @@ class Conductor:
         self._work, self._folder = assignment, folder
         self._tell, self._leave = tell, leave
         self._ticks: dict[int, dict[str, Any]] = {}
-        self._exchanges: defaultdict[int, list[Exchange]] = defaultdict(list)
+        self._exchanges: defaultdict[int, deque[Exchange]] = defaultdict(lambda: deque(maxlen=60))
         self._offsets: list[Offset] = [Offset()] * assignment.processes
         self._machine_of: dict[int, str] = {}
         self._heard_at_s: dict[int, float] = {}
@@ -87,13 +89,18 @@ class Conductor:
             self.fail(f"{silent} of {workers} processes of the load generator did not tell their clock")
             return
         self._offsets = [offset_from(self._exchanges[worker]) for worker in range(workers)]
-        told = [
-            {"worker": worker, "machine": self._machine_of[worker], "offset_ns": offset.offset_ns, "error_ns": offset.error_ns}
-            for worker, offset in enumerate(self._offsets)
-        ]
-        self.say("clocks", workers=told)
+        self._exchanges.clear()
+        self._say_clocks()
         # The furthest has to hear of it in time, however the way there and back divide its round trip.
         self._begin(workers, _BEGIN_AFTER_NS + 4 * max(offset.error_ns for offset in self._offsets))
+
+    def _say_clocks(self) -> None:
+        told = []
+        for worker, offset in enumerate(self._offsets):
+            later = self._exchanges[worker]
+            error_ns = error_after(offset, later if len(later) >= _FEWEST_LATER else ())
+            told.append({"worker": worker, "machine": self._machine_of[worker], "offset_ns": offset.offset_ns, "error_ns": error_ns})
+        self.say("clocks", workers=told)
 
     def _begin(self, workers: int, after_ns: int) -> None:
         work, self._workers = self._work, workers
@@ -175,6 +182,8 @@ class Conductor:
         self._tell("finish", {})
         while not all(tick["finished"] for tick in self._all_ticks()):
             self._look()
+        if self._work.machines:
+            self._say_clocks()
         self._is_complete = True
         gevent.spawn(self._leave)
 
@@ -210,6 +219,8 @@ class Conductor:
         tokens, sent, then_ns = 0, 0, time.perf_counter_ns()
         while True:
             gevent.sleep(_SAY_S)
+            if self._work.machines:
+                self._tell("ping", {"sent_ns": time.perf_counter_ns()})
             now_ns = time.perf_counter_ns()
             ticks = [self._ticks[worker] for worker in sorted(self._ticks)]
             total = {key: sum(tick[key] for tick in ticks) for key in ("requests", "failures", "warm_requests", "under_way", "token_events", "sent")}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kivactl.loadtest.clocks import Exchange, Offset, offset_from
+from kivactl.loadtest.clocks import Exchange, Offset, error_after, offset_from
 from kivactl.loadtest.record import Record
 
 S, MS = 1_000_000_000, 1_000_000
@@ -40,6 +40,17 @@ def test_the_true_offset_lies_within_the_error(true_ns: int, ways: list[tuple[in
     found = offset_from(exchanges)
     assert abs(found.offset_ns - true_ns) <= found.error_ns
     assert found.error_ns <= min(exchange.round_trip_ns for exchange in exchanges) / 2 + 1
+
+
+@given(clocks_ns, st.integers(-S, S), delays_ns, delays_ns, delays_ns, delays_ns)
+def test_a_drift_is_within_the_error_that_is_told_later(
+    true_ns: int, drift_ns: int, there_ns: int, back_ns: int, later_there_ns: int, later_back_ns: int
+) -> None:
+    begun = offset_from([Exchange(0, there_ns + true_ns, there_ns + back_ns)])
+    later = Exchange(DAY_NS, DAY_NS + later_there_ns + true_ns + drift_ns, DAY_NS + later_there_ns + later_back_ns)
+    error_ns = error_after(begun, [later])
+    assert abs(begun.offset_ns - (true_ns + drift_ns)) <= error_ns
+    assert error_ns >= begun.error_ns == error_after(begun, [])
 
 
 stamps = st.integers(0, 1000 * DAY_NS)
