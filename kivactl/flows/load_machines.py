@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kivactl import __version__
-from kivactl.errors import KivaError, PreconditionError
+from kivactl.errors import KivaError, PreconditionError, UsageError
 from kivactl.flows.load_worker import Order
 from kivactl.loadtest.assignment import Assignment, Folder
 from kivactl.loadtest.clocks import Offset
@@ -304,6 +304,16 @@ def _named(assignment: Assignment) -> list[str]:
 
 
 def shared_out(assignment: Assignment, remotes: Sequence[Remote]) -> Assignment:
-    """The assignment for other machines, each with as many processes as this one would have had."""
-    names = tuple(remote.name for remote in remotes)
-    return replace(assignment, machines=names, processes=assignment.processes * len(names)) if names else assignment
+    """The assignment for other machines, each with as many processes as this one would have had.
+
+    Raises:
+        UsageError: There are fewer users than processes.
+    """
+    if not remotes:
+        return assignment
+    shared = replace(assignment, machines=tuple(remote.name for remote in remotes), processes=assignment.processes * len(remotes))
+    if 0 < shared.users < shared.processes:
+        # Each process has a user at least: more would ask than the results say.
+        users = "1 user" if shared.users == 1 else f"{shared.users} users"
+        raise UsageError(f"{users} cannot be shared out among {shared.processes} processes on {len(remotes)} machines", "more --users, or fewer --processes")
+    return shared

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from loadtest_material import some_records, summary_of
 
+from kivactl.errors import UsageError
 from kivactl.flows.load_machines import shared_out
 from kivactl.flows.load_worker import Order, parse_order, work
 from kivactl.loadtest.assignment import Assignment, parse_assignment
@@ -47,7 +48,10 @@ def test_a_summary_from_before_there_were_machines_is_shown() -> None:
 
 def test_each_machine_has_as_many_processes_as_this_one_would_have(assignment: Assignment) -> None:
     two = replace(assignment, processes=2)
-    shared = shared_out(two, [parse_remote("a"), parse_remote("b"), parse_remote("c")])
+    machines = [parse_remote("a"), parse_remote("b"), parse_remote("c")]
+    shared = shared_out(replace(two, users=6), machines)
+    with pytest.raises(UsageError, match="5 users cannot be shared out among 6 processes on 3 machines"):
+        shared_out(replace(two, users=5), machines)
     assert (shared.processes, shared.machines, shared.is_conducted) == (6, ("a", "b", "c"), True)
     assert parse_assignment(shared.to_json()) == shared
     assert shared_out(two, []) == two

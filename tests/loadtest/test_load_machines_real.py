@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -45,7 +46,7 @@ def quick(answer: Any) -> None:
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    if os.geteuid() != 0:
+    if subprocess.run(["unshare", "--time", "true"], check=False, capture_output=True).returncode:
         pytest.skip("a clock of its own takes root")
     with ssh_ground(tmp_path_factory.mktemp("ssh")) as ground:
         yield ground
@@ -103,11 +104,11 @@ def by_moment(records: list[Record]) -> list[Record]:
 def test_machines_with_different_clocks_keep_one_schedule(engine: Any, ground: Ground, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     began_ns = time.perf_counter_ns()
-    outcomes = list(run_loadtest(bench(engine, ground, "one", "other"), scenario(load={"rate": 30, "arrivals": "constant"}), folder))
+    outcomes = list(run_loadtest(bench(engine, ground, "one", "other"), scenario(load={"rate": 30, "arrivals": "constant"}, duration="1s"), folder))
     ended_ns, summary = time.perf_counter_ns(), outcomes[-1].data
 
     assert [(outcome.step, outcome.status) for outcome in outcomes if outcome.step == "machines"] == [("machines", Status.STARTED), ("machines", Status.DONE)]
-    assert summary["due"] == summary["requests"] == summary["succeeded"] == 60
+    assert summary["due"] == summary["requests"] == summary["succeeded"] == 30
     records = by_moment(read_records(folder / "records.jsonl.gz"))
     assert len({record.index for record in records}) == len(records) == len(engine.truths[1:])
 
@@ -148,9 +149,9 @@ def test_each_run_of_a_sweep_has_the_machines_and_its_files_and_tokens_stand_now
     """A file of chats, an authority to trust, several processes; a closed loop with a number of requests."""
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"prompt": f"chat {number}"}) + "\n" for number in range(5)))
     seen: set[str] = set()
-    sweep = {"load": {"users": 1}, "sweep": {"users": [1, 4]}, "prompts": {"file": str(tmp_path / "chats.jsonl")}, "processes": 2}
+    sweep = {"load": {"users": 2}, "sweep": {"users": [2, 4]}, "prompts": {"file": str(tmp_path / "chats.jsonl")}, "processes": 2}
     with tls_engine_serving(tmp_path) as engine:
-        wanted = scenario(warm_up="0s", **sweep).model_copy(update={"requests": 20})
+        wanted = scenario(warm_up="0s", **sweep).model_copy(update={"requests": 8})
         outcomes = []
         for outcome in run_search(bench(engine, ground, "other"), wanted, tmp_path / "run"):
             outcomes.append(outcome)
@@ -159,7 +160,7 @@ def test_each_run_of_a_sweep_has_the_machines_and_its_files_and_tokens_stand_now
     told = outcomes[-1].data
     assert any("kivactl loadtest worker" in line for line in seen)
     assert not any(TOKEN in line for line in seen)
-    assert [(probe["load"], probe["due"], probe["good"]) for probe in told["probes"]] == [(1, 20, 20), (4, 20, 20)]
+    assert [(probe["load"], probe["due"], probe["good"]) for probe in told["probes"]] == [(2, 8, 8), (4, 8, 8)]
     assert [(machine["name"], machine["processes"]) for machine in told["machines"]] == [("other", 2)]
     assert asked == {f"chat {number}" for number in range(5)}
     assert not any(TOKEN in path.read_text() for path in (tmp_path / "run").rglob("*.json"))
@@ -200,8 +201,7 @@ def test_ctrl_c_brings_the_records_of_all_machines(engine: Any, ground: Ground, 
     last: Any = None
     for last in run:
         if last.status is Status.PROGRESS and last.data["requests"] > 20:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert last.data["requests"] > 20
     assert last.data["interrupted"]
     with pytest.raises(Interrupted):
