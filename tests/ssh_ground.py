@@ -65,7 +65,7 @@ def ssh_ground(folder: Path) -> Iterator[Ground]:
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m kivactl "$@"\n')
     program.chmod(0o755)
     (folder / "authorized_keys").write_text(keys["own"].with_suffix(".pub").read_text())
-    one, other, narrow, closed = free_ports(4)
+    one, other, narrow, wide, closed = free_ports(5)
     package = Path(__file__).parent.parent
     (folder / "sshd_config").write_text(
         f"""
@@ -74,6 +74,7 @@ def ssh_ground(folder: Path) -> Iterator[Ground]:
         Port {one}
         Port {other}
         Port {narrow}
+        Port {wide}
         PidFile none
         UsePAM no
         StrictModes no
@@ -86,17 +87,20 @@ def ssh_ground(folder: Path) -> Iterator[Ground]:
           ForceCommand exec unshare --time --monotonic {AHEAD_S} sh -c "$SSH_ORIGINAL_COMMAND"
         Match LocalPort {narrow}
           AllowTcpForwarding local
+        Match LocalPort {wide}
+          GatewayPorts yes
         """
     )
     known, unknown = folder / "known_hosts", folder / "nobody_known"
     public = keys["host"].with_suffix(".pub").read_text()
-    known.write_text("".join(f"[127.0.0.1]:{port} {public}" for port in (one, other, narrow)))
+    known.write_text("".join(f"[127.0.0.1]:{port} {public}" for port in (one, other, narrow, wide)))
     unknown.write_text("")
     (folder / "changed_hosts").write_text(f"[127.0.0.1]:{one} {keys['other_host'].with_suffix('.pub').read_text()}")
     machines = {
         "one": (one, known, keys["own"]),
         "other": (other, known, keys["own"]),
         "narrow": (narrow, known, keys["own"]),
+        "wide": (wide, known, keys["own"]),
         "closed": (closed, known, keys["own"]),
         "stranger": (one, known, keys["foreign"]),
         "unknown": (one, unknown, keys["own"]),
@@ -117,7 +121,7 @@ def ssh_ground(folder: Path) -> Iterator[Ground]:
     log = folder / "sshd.log"
     server = subprocess.Popen([sshd, "-D", "-f", folder / "sshd_config", "-E", log], start_new_session=True)
     try:
-        for port in (one, other, narrow):
+        for port in (one, other, narrow, wide):
             until_open(server, port, log)
         yield Ground(folder, config, bin_, temporary, (one, other), server)
     finally:

@@ -192,7 +192,10 @@ class _Session:
 
     def prepare(self, url: str) -> None:
         """Hear that it is ready."""
-        answer = self._next("ready", "unreachable")
+        answer = self._next("ready", "unreachable", "exposed")
+        if answer.kind == "exposed":
+            hint = "in its sshd_config: GatewayPorts no"
+            raise PreconditionError(f"'{self.remote.name}' lends its port to its whole network, and Locust's protocol protects nothing", hint)
         if answer.kind == "unreachable":
             hint = "name an address that all machines reach: --url https://HOST:PORT/v1, with --token-file and --ca"
             raise PreconditionError(f"'{self.remote.name}' does not reach {url}: {answer.facts.get('reason')}", hint)

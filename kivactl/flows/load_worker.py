@@ -25,7 +25,7 @@ from kivactl.loadtest.frames import Frame
 from kivactl.loadtest.server import open_server
 from kivactl.loadtest.spool import packed
 from kivactl.root import PACKAGE
-from kivactl.tools import locust, process
+from kivactl.tools import locust, machine, process
 
 USER_FILE = PACKAGE / "loadtest" / "user.py"
 _CONNECT_S = 10.0
@@ -101,6 +101,9 @@ def work(source: BinaryIO, sink: BinaryIO) -> None:
     if not line.endswith(b"\n"):
         return  # whoever started this has changed their mind
     order = parse_order(line)
+    if machine.is_exposed(order.port):  # the server's configuration outdoes what was asked for
+        say(Frame("exposed"))
+        return
     with tempfile.TemporaryDirectory(prefix="kivactl-loadtest-") as name:  # mode 0700
         rein = _Rein(source)
         assignment = _settled(order, Path(name))

@@ -218,6 +218,7 @@ def test_ctrl_c_brings_the_records_of_all_machines(engine: Any, ground: Ground, 
         ("changed", "'changed' shows another host key than the one known for it", "ssh-keygen -R"),
         ("stranger", "'stranger' does not let us log in", "ssh-copy-id"),
         ("narrow", "'narrow' lends no port: its SSH server refuses to forward one", "AllowTcpForwarding"),
+        ("wide", "'wide' lends its port to its whole network", "GatewayPorts no"),
         ("no-such-host.invalid", "'no-such-host.invalid' cannot be reached: ssh: Could not resolve", "true"),
     ],
 )
