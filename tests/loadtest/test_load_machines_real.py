@@ -155,9 +155,11 @@ def test_each_run_of_a_sweep_has_the_machines_and_its_files_and_tokens_stand_now
         outcomes = []
         for outcome in run_search(bench(engine, ground, "other"), wanted, tmp_path / "run"):
             outcomes.append(outcome)
-            seen |= {line for process in psutil.process_iter() if (line := line_of(process))}
+            started = [*psutil.Process().children(recursive=True), *psutil.Process(ground.server.pid).children(recursive=True)]
+            seen |= {line_of(process) for process in started}
         asked = {truth.prompt for truth in engine.truths}
     told = outcomes[-1].data
+    assert told["invalid"] is None
     assert any("kivactl loadtest worker" in line for line in seen)
     assert not any(TOKEN in line for line in seen)
     assert [(probe["load"], probe["due"], probe["good"]) for probe in told["probes"]] == [(2, 8, 8), (4, 8, 8)]
