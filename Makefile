@@ -16,8 +16,11 @@ READY := .venv/.ready-$(ENGINE)
 
 # Program or file that proves a system package, and Debian's name of the package; tests and benchmarks need some more.
 SYSTEM := openssl:openssl restic:restic
-TEST_SYSTEM := $(SYSTEM) promtool:prometheus ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd buildah:buildah \
+TEST_SYSTEM := $(SYSTEM) promtool:prometheus ssh:openssh-client /usr/sbin/sshd:openssh-server /usr/lib/openssh/sftp-server:openssh-sftp-server zstd:zstd buildah:buildah \
   gpg:gpg mmdebstrap:mmdebstrap systemd-nspawn:systemd-container nft:nftables ip:iproute2
+
+# While it is there, packages start no service: tests run programs of their own, and nobody asked for an SSH server on this machine.
+POLICY := /usr/sbin/policy-rc.d
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -94,7 +97,9 @@ system test-system:
 	test -z "$$missing" && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "Installing system packages:$$missing"; \
+	  test -e $(POLICY) || { trap 'rm -f $(POLICY)' EXIT; printf '#!/bin/sh\nexit 101\n' >$(POLICY); chmod 755 $(POLICY); }; \
 	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	  case "$$missing" in *openssh-server*) systemctl --root=/ disable ssh.service ssh.socket >/dev/null 2>&1 || true;; esac; \
 	else \
 	  echo "error: missing on this machine:$$missing (Debian's names). Install them, then run the same command again." >&2; exit 3; \
 	fi

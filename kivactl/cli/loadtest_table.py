@@ -75,8 +75,8 @@ def show_plan(sink: Sink, told: Mapping[str, Any]) -> None:
     requests = f": {told['requests']} requests" if told["requests"] else ""
     search = {"capacity": "; the rate is searched for, from this one on", "sweep": "; one run for each load of the sweep"}.get(told["search"], "")
     sink.text(f"{told['scenario']}: {told['load']}, {told['warm_up_s']:g} s of warm-up{length}{requests}{search}")
-    whose = "1 process" if told["processes"] == 1 else f"{told['processes']} processes"
-    sink.text(f"Sent by {whose} of the load generator.")
+    each = "1 process" if told["processes"] == 1 else f"{told['processes']} processes"
+    sink.text(f"Sent by {each} of the load generator{' on each of ' + ', '.join(told['machines']) if told['machines'] else ''}.")
     total = sum(kind["share"] for kind in told["kinds"])
     rows = [
         (

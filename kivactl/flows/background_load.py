@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kivactl.errors import KivaError, NotReadyError, ToolError
-from kivactl.flows.loadtest import USER_FILE
+from kivactl.flows.load_worker import USER_FILE
 from kivactl.loadtest.assignment import FOLDER_VARIABLE, TOKENS_VARIABLE, Assignment, Folder
 from kivactl.loadtest.record import Record, read_records
 from kivactl.stack.endpoint import Endpoint

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, KivaError, ToolError, UsageError
 from kivactl.flows.engine_watch import Ask, EngineWatch
+from kivactl.flows.load_machines import LoadMachines
+from kivactl.flows.load_worker import USER_FILE
 from kivactl.loadtest.arrivals import Profile
 from kivactl.loadtest.assignment import FOLDER_VARIABLE, TOKENS_VARIABLE, Assignment, Folder
 from kivactl.loadtest.bottleneck import bottleneck_of
@@ -25,18 +27,17 @@ from kivactl.loadtest.results import write_results
 from kivactl.loadtest.scenario import Scenario, assignment_for, levels_for
 from kivactl.loadtest.wording import level_text, measured_text
 from kivactl.plan import Outcome, Status
-from kivactl.root import PACKAGE
 from kivactl.spec.platform import ServiceLevels
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.secret import Secret
 from kivactl.tools import locust
 from kivactl.tools.clock import Clock
 from kivactl.tools.machine import usable_processors
+from kivactl.tools.ssh_session import Remote
 
 if TYPE_CHECKING:
     from kivactl.tools.http import GatewayClient
 
-USER_FILE = PACKAGE / "loadtest" / "user.py"
 _GRACE_S = 30.0
 """Time for Locust to start and end, beside the phases."""
 _LONGEST_S = 86400.0
@@ -45,6 +46,8 @@ _FEW_WORDS, _MANY_WORDS = 20, 120
 """Two prompts whose tokens the engine counts say how many tokens a word is, and how many it puts around a prompt."""
 
 PREFLIGHT = "preflight"
+MACHINES = "machines"
+"""Steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Bench:
         environment: What it all runs on.
         page_port: Where Locust's own page is served meanwhile, on the loopback interface; None without.
         with_page: Whether each run gets a page of its own, whose pictures take some seconds.
+        remotes: Machines that generate the load; this one does where there are none.
     """
 
     endpoint: Endpoint
@@ -70,6 +74,12 @@ class Bench:
     environment: Mapping[str, Any] = field(default_factory=dict)
     page_port: int | None = None
     with_page: bool = True
+    remotes: tuple[Remote, ...] = ()
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """The names of those that generate the load instead of this one."""
+        return tuple(remote.name for remote in self.remotes)
 
 
 def run_loadtest(bench: Bench, scenario: Scenario, folder: Path) -> Iterator[Outcome]:
@@ -102,7 +112,7 @@ def preflight(bench: Bench, scenario: Scenario) -> Generator[Outcome, None, Assi
     missing = [tenant for tenant in scenario.named_tenants if tenant not in bench.tenants]
     if missing:
         raise UsageError(f"the load test '{scenario.name}' needs a token of the tenant '{missing[0]}'", f"--tenant-token {missing[0]}=FILE")
-    assignment = staffed(assignment_for(scenario, endpoint), scenario.processes, usable_processors())
+    assignment = staffed(assignment_for(scenario, endpoint), scenario.processes, usable_processors(), bench.machines)
     began_s = clock.now_s()
     yield Outcome(PREFLIGHT, Status.STARTED, endpoint.url)
     with open_client(endpoint, timeout_s=assignment.timeout_s) as client:
@@ -144,17 +154,27 @@ def run_assignment(
         The data of the last outcome as its summary, and what it was made of, so that nobody needs to read the records again.
     """
     clock = bench.clock
-    files = _prepared(folder, replace(assignment, has_page=bench.page_port is not None))
-    files.environment.write_text(json.dumps(dict(bench.environment), indent=2) + "\n")
-    run = _Run(bench, assignment, levels, files)
+    assignment = replace(assignment, has_page=bench.page_port is not None)
+    files = _prepared(folder, assignment)
+    tokens = {"": bench.endpoint.token, **bench.tenants}
+    run = _Run(bench, assignment, levels, files, tokens, LoadMachines(bench.remotes, assignment, tokens, files))
+    run.write_environment()
     step = f"load test {assignment.name}"
     began_s = clock.now_s()
-    yield Outcome(step, Status.STARTED, f"{assignment.words} on '{assignment.model}'", data=_outlook(assignment, levels, series))
     try:
-        # Closed before the records are read: leaving early must have ended the child by then.
-        with EngineWatch(bench.ask, files.samples), closing(run.watch()) as events:
+        # Closed before the records are read: leaving early must have ended the child by then, and the machines have sent them.
+        with run.machines as machines, EngineWatch(bench.ask, files.samples), closing(run.watch()) as events:
+            if bench.remotes:
+                yield Outcome(MACHINES, Status.STARTED, ", ".join(assignment.machines))
+                machines.connect()
+                run.write_environment()
+                yield Outcome(MACHINES, Status.DONE, f"{len(assignment.machines)} ready, {assignment.processes} processes", clock.now_s() - began_s)
+                began_s = clock.now_s()
+            yield Outcome(step, Status.STARTED, f"{assignment.words} on '{assignment.model}'", data=_outlook(assignment, levels, series))
             for event in events:
                 progress = run.take(event)
+                if bench.remotes and run.broken and not run.has_spawned:  # the master waits on for processes that will not come
+                    raise ToolError(run.broken)
                 if progress is not None:
                     message, facts = progress
                     yield Outcome(step, Status.PROGRESS, message, clock.now_s() - began_s, facts)
@@ -207,6 +227,8 @@ class _Run:
     assignment: Assignment
     levels: tuple[Level, ...]
     files: Folder
+    tokens: Mapping[str, Secret]
+    machines: LoadMachines
     planned: Window | None = None
     lag_p99_ms: float | None = None
     has_spawned: bool = False
@@ -216,15 +238,17 @@ class _Run:
 
     def watch(self) -> Generator[dict[str, Any], None, None]:
         """Start the child and pass its events on."""
-        work, tokens = self.assignment, {"": self.bench.endpoint.token, **self.bench.tenants}
-        command = locust.command_for(USER_FILE, users=work.users, processes=work.processes, page_port=self.bench.page_port)
-        env = {FOLDER_VARIABLE: str(self.files.path), TOKENS_VARIABLE: json.dumps({name: token.reveal() for name, token in tokens.items()})}
+        work, page_port, master_port = self.assignment, self.bench.page_port, self.machines.port
+        command = locust.command_for(USER_FILE, users=work.users, processes=work.processes, page_port=page_port, master_port=master_port)
+        env = {FOLDER_VARIABLE: str(self.files.path), TOKENS_VARIABLE: json.dumps({name: token.reveal() for name, token in self.tokens.items()})}
         timeout_s = _LONGEST_S if work.requests else work.warm_up_s + work.duration_s + work.timeout_s + _GRACE_S
         return locust.watch(command, cwd=self.files.path, env=env, timeout_s=timeout_s)
 
     def take(self, event: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
         """Note an event; returns message and data where it is worth showing."""
         match event["event"]:
+            case "clocks":
+                self.machines.note_clocks(event["workers"])
             case "spawned":
                 self.has_spawned = True
             case "measuring":
@@ -242,9 +266,17 @@ class _Run:
                 return _progress(facts), facts
         return None
 
+    def write_environment(self) -> dict[str, Any]:
+        """Write down what it runs on, as far as it is known; returns it."""
+        machines = {machine.name: asdict(machine) for machine in self.machines.machines}
+        environment = {**self.bench.environment, **({"generators": machines} if machines else {})}
+        self.files.environment.write_text(json.dumps(environment, indent=2) + "\n")
+        return environment
+
     def conclude(self) -> Material:
         """Read the records, judge them, and write all results; the summary handed back says where the report is."""
         records = read_records(*self.files.spools)
+        self.broken = self.broken or self.machines.fault
         window = self.planned
         if not self.is_complete:
             if not self.is_interrupted:
@@ -267,12 +299,13 @@ class _Run:
             work.seed,
             self.is_interrupted,
             self.broken,
+            tuple(asdict(machine) for machine in self.machines.machines),
         )
         summary = summary_for(records, window, self.levels, conditions)
         samples = read_samples(self.files.samples)
         found = bottleneck_of(summary, samples, window)
         told = {**summary.as_dict(), "bottleneck": found.as_dict() if found else None}
-        material = Material(told, records, window, self.bench.environment, tuple(samples))
+        material = Material(told, records, window, self.write_environment(), tuple(samples))
         write_results(self.files, summary, material, with_page=self.bench.with_page)
         return replace(material, summary={**told, "report": str(self.files.page if self.bench.with_page else self.files.report)})
 

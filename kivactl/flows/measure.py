@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from kivactl.stack.secret import Secret
 from kivactl.tools import locust
 from kivactl.tools.clock import Clock
 from kivactl.tools.machine import usable_processors
+from kivactl.tools.ssh_session import Remote, parse_remote
 
 _NAME = "kivactl-loadtest"
 
@@ -50,7 +51,7 @@ class Foreign:
 
 def measure(
     platform: Deployment | Foreign | None, scenario: str, changes: Changes | None = None, *, folder: Path | None = None, page_port: int | None = None,
-    model: str | None = None,
+    model: str | None = None, remotes: tuple[Remote, ...] = (),
 ) -> Iterator[Outcome]:  # fmt: skip
     """Load an endpoint; the last outcome's data is the summary.
 
@@ -61,6 +62,7 @@ def measure(
         folder: For records and report; a new one in the state folder when absent.
         page_port: Where Locust's own page is served meanwhile.
         model: What is asked, instead of the platform's first model.
+        remotes: Machines that generate the load; this one does where there are none.
 
     Raises:
         KivaError: As `load_scenario` and `run_loadtest`.
@@ -74,20 +76,36 @@ def measure(
         chosen = chosen.spread_over([tenant.name for tenant in platform.platform.gateway.tenants])
         bench, below = _own(platform, chosen, model), platform.layout.loadtests
     run = run_search if chosen.capacity or chosen.sweep else run_loadtest
-    yield from run(replace(bench, page_port=page_port), chosen, folder or below / run_name(chosen.name))
+    environment = {**bench.environment, **({"generators": [remote.name for remote in remotes]} if remotes else {})}
+    yield from run(replace(bench, page_port=page_port, remotes=remotes, environment=environment), chosen, folder or below / run_name(chosen.name))
 
 
-def plan_measure(scenario: str, changes: Changes, url: str | None = None) -> dict[str, Any]:
+def remotes_from(texts: Sequence[str], ssh_config: Path | None = None) -> tuple[Remote, ...]:
+    """The machines that a command line names as `[USER@]HOST[:PORT]`.
+
+    Raises:
+        UsageError: One is none, or is named twice; or there is no such file for ssh.
+    """
+    twice = next((text for text in texts if texts.count(text) > 1), None)
+    if twice is not None:
+        raise UsageError(f"the machine '{twice}' is named twice", "--processes says how many processes each machine has")
+    if ssh_config is not None and not ssh_config.is_file():
+        raise UsageError(f"there is no configuration of ssh in {ssh_config}", "--ssh-config FILE")
+    return tuple(parse_remote(text, ssh_config.absolute() if ssh_config else None) for text in texts)
+
+
+def plan_measure(scenario: str, changes: Changes, url: str | None = None, remotes: tuple[Remote, ...] = ()) -> dict[str, Any]:
     """What a load test would send, JSON-ready: its load, how many requests that are, and how many processes would send them.
 
     Args:
         scenario: Name of a scenario, or a file.
         changes: What is said instead of the scenario.
         url: Of an endpoint that no spec describes; else the platform is taken to be on this machine.
+        remotes: The machines that would send them, each with as many processes.
     """
     chosen = load_scenario(scenario, changes)
     work = assignment_for(chosen, Endpoint(url or f"http://{locust.LOOPBACK}/v1", Secret(""), None, ""))
-    work = staffed(work, chosen.processes, usable_processors())
+    work = staffed(work, chosen.processes, usable_processors(), [remote.name for remote in remotes])
     due = work.due_within(work.duration_s) if work.is_open else None
     searching = "capacity" if chosen.capacity else "sweep" if chosen.sweep else ""
     return {
@@ -97,7 +115,8 @@ def plan_measure(scenario: str, changes: Changes, url: str | None = None) -> dic
         "duration_s": None if work.requests and not work.is_open else work.duration_s,
         "requests": work.requests or due,
         "search": searching,
-        "processes": work.processes,
+        "machines": list(work.machines),
+        "processes": work.processes // max(1, len(work.machines)),
         "kinds": [
             {
                 "name": kind.name,

@@ -103,7 +103,7 @@ class _Series:
         """One run with a load; the seed is another one each time, unless the scenario has one."""
         name = f"{len(self.probes) + 1:02d}"
         folder = self.folder / "probes" / name
-        assignment = staffed(_with_load(self.assignment, load, unit, secrets.randbelow(2**31)), self.processes, usable_processors())
+        assignment = self.assigned(load, unit)
         material = yield from run_assignment(
             replace(self.bench, with_page=False),
             assignment,
@@ -118,6 +118,15 @@ class _Series:
         self.summaries.append(summary)
         self.probes.append(probe_of(summary, load, unit, met, f"probes/{name}"))
         return shares
+
+    def assigned(self, load: float, unit: str) -> Assignment:
+        """What a run with a load would be told.
+
+        Raises:
+            UsageError: It cannot be shared out among the machines.
+        """
+        work = _with_load(self.assignment, load, unit, secrets.randbelow(2**31))
+        return staffed(work, self.processes, usable_processors(), self.bench.machines)
 
     def _place(self, load: float, unit: str) -> dict[str, Any]:
         """Which run comes next, of how many where that is known, and between which loads the answer lies so far."""
@@ -217,6 +226,8 @@ def _capacity_sentence(capacity: Mapping[str, Any]) -> str:
 def _sweep(series: _Series, wanted: Sweep) -> Generator[Outcome, None, dict[str, Any]]:
     loads, unit = (wanted.users, _USERS) if wanted.users else (wanted.rates or (), _RATE)
     series.count = len(loads)
+    for load in loads:  # before the first of them runs
+        series.assigned(load, unit)
     for load in loads:
         shares = yield from series.run(load, unit)
         if series.is_over:

@@ -17,6 +17,7 @@ from kivactl.loadtest.arrivals import Piece, Process, Profile, arrivals_s, unit_
 from kivactl.loadtest.lengths import Lengths
 
 FOLDER_VARIABLE = "KIVA_LOADTEST_FOLDER"
+MACHINE_VARIABLE = "KIVA_LOADTEST_MACHINE"
 TOKENS_VARIABLE = "KIVA_LOADTEST_TOKENS"  # a name, not a token
 
 
@@ -76,7 +77,8 @@ class Assignment:
         trace: Arrivals from a file, as `(seconds, prompt tokens, output tokens)`; lengths of 0 are the scenario's.
         requests: How many are measured; 0 for as many as come in `duration_s`.
         seed: Always set.
-        processes: How many generate the load.
+        processes: How many generate the load, on all machines together.
+        machines: Other machines that generate it, by name, each with as many of the processes; empty where this one does.
         tokens_per_word: Tokens that a word of a synthetic prompt makes, as the engine counted.
         overhead_tokens: Tokens that the engine puts around a prompt.
         has_page: Whether Locust's own page is served, and so has to be told of each request.
@@ -99,6 +101,7 @@ class Assignment:
     seed: int
     kinds: tuple[Kind, ...]
     processes: int = 1
+    machines: tuple[str, ...] = ()
     tokens_per_word: float = 1.0
     overhead_tokens: int = 0
     has_page: bool = False
@@ -106,6 +109,11 @@ class Assignment:
     @property
     def is_open(self) -> bool:
         return not self.users
+
+    @property
+    def is_conducted(self) -> bool:
+        """Whether a process conducts that does not generate itself."""
+        return self.processes > 1 or bool(self.machines)
 
     @property
     def words(self) -> str:
@@ -188,6 +196,11 @@ class Folder:
         return self.path / "end"
 
     @property
+    def broken(self) -> Path:
+        """Once this file is there the measurement is lost; it holds the reason as one sentence."""
+        return self.path / "broken"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -220,6 +233,7 @@ def parse_assignment(text: str) -> Assignment:
         **{
             **fields,
             "process": Process(fields["process"]),
+            "machines": tuple(fields["machines"]),
             "pieces": tuple(Piece(**piece) for piece in fields["pieces"]),
             "trace": tuple((at_s, prompt, output) for at_s, prompt, output in fields["trace"]),
             "kinds": tuple(_kind(kind) for kind in fields["kinds"]),

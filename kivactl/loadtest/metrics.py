@@ -59,6 +59,7 @@ class Conditions:
         seed: Of all that was random.
         is_interrupted: Whether the user ended the run early.
         broken: Why the run cannot be believed, as one sentence; empty when it can.
+        machines: Other machines that generated the load; each with `name`, `processes` and `clock_error_ms`, among others.
     """
 
     scenario: str
@@ -71,6 +72,7 @@ class Conditions:
     seed: int = 0
     is_interrupted: bool = False
     broken: str = ""
+    machines: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Summary:
         most_under_way: Requests under way at the same time, at most.
         send_lag_p99_ms: How late the generator turned to requests; None in a closed loop.
         groups: The same in short for each kind of requests in a mix.
+        machines: Other machines that generated the load, and how well each one's clock is known; empty where this one did.
         invalid: Why the figures cannot be believed; None when they can.
     """
 
@@ -162,6 +165,7 @@ class Summary:
     invalid: str | None
     interrupted: bool
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)
+    machines: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON-ready data."""
@@ -226,6 +230,7 @@ def summary_for(records: Iterable[Record], window: Window | None, levels: tuple[
         invalid=conditions.broken or validity.fault(measured, good, due, window_s, levels, lags, times["itl_s"], is_interrupted=conditions.is_interrupted),
         interrupted=conditions.is_interrupted,
         groups=_groups(measured, levels),
+        machines=conditions.machines,
     )
 
 

@@ -12,7 +12,7 @@ from kivactl.loadtest.page_course import Course
 from kivactl.loadtest.page_parts import Row, Table
 from kivactl.loadtest.record import Record
 from kivactl.loadtest.validity import allowed_loop_lag_ms, allowed_send_lag_ms
-from kivactl.loadtest.wording import TIMES, is_told_already, level_text, limit_text, measured_text, ratio_text, time_text
+from kivactl.loadtest.wording import TIMES, generator_text, is_told_already, level_text, limit_text, measured_text, ratio_text, time_text
 
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99")
 _MOST_SLICES, _PER_SLICE = 10, 5
@@ -39,7 +39,7 @@ def facts(told: Mapping[str, Any]) -> Table:
             + (f", {told['cut']} cut off" if told["cut"] else ""),
         ),
         ("Seed", str(told["seed"])),
-        ("Generator", "1 process" if told["processes"] == 1 else f"{told['processes']} processes"),
+        ("Generator", generator_text(told)),
     ]
     return Table("What was measured", ("", ""), tuple(Row(row) for row in rows))
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from kivactl.errors import UsageError
 from kivactl.loadtest.assignment import Assignment
 
 _EVENTS_PER_S = 40_000
@@ -37,9 +39,31 @@ def processes_for(work: Assignment, processors: int) -> int:
     return max(1, min(math.ceil(events_per_s(work) / _EVENTS_PER_S), spare, _MOST))
 
 
-def staffed(work: Assignment, wanted: int | None, processors: int) -> Assignment:
-    """The same with so many processes as are wanted, or, where nobody said, as it needs."""
-    return replace(work, processes=wanted or processes_for(work, processors))
+def staffed(work: Assignment, wanted: int | None, processors: int, machines: Sequence[str] = ()) -> Assignment:
+    """The same with so many processes as are wanted, or, where nobody said, as it needs.
+
+    There are never more than users in a closed loop: each process has one at least, and more would ask than the results say.
+
+    Args:
+        work: The load.
+        wanted: On each machine.
+        processors: Of this machine, that the process may use.
+        machines: Others that generate the load instead of this one, each its part. How many processors they have, nobody knows yet.
+
+    Raises:
+        UsageError: There are more machines than users.
+    """
+    if not machines:
+        return replace(work, machines=(), processes=_at_most(work, wanted or processes_for(work, processors), 1))
+    each = _at_most(work, wanted or min(math.ceil(events_per_s(work) / _EVENTS_PER_S / len(machines)), _MOST), len(machines))
+    if not each:
+        users = "1 user" if work.users == 1 else f"{work.users} users"
+        raise UsageError(f"{users} cannot be shared out among {len(machines)} machines", "more --users, or fewer machines")
+    return replace(work, machines=tuple(machines), processes=each * len(machines))
+
+
+def _at_most(work: Assignment, each: int, machines: int) -> int:
+    return min(max(1, each), work.users // machines) if work.users else max(1, each)
 
 
 def events_per_s(work: Assignment) -> float:

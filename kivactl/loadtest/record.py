@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +38,8 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request. Stamps are nanoseconds of the monotonic clock, the same for all processes of a machine.
+    """One request. Stamps are nanoseconds of the monotonic clock, the same for all processes of a machine; those of other machines are
+    shifted into the clock of the one that conducts.
 
     Attributes:
         index: Number of the request in its run.
@@ -171,6 +172,18 @@ class Record:
             return 0.0
         events = sum(from_ns <= stamp_ns < until_ns for stamp_ns in self.token_ns)
         return self.tokens * events / len(self.token_ns)
+
+    def shifted(self, by_ns: int) -> Record:
+        """The same with its stamps as a clock has them that is so far ahead; no duration changes."""
+        return replace(
+            self,
+            start_ns=self.start_ns + by_ns,
+            end_ns=self.end_ns + by_ns,
+            sent_ns=None if self.sent_ns is None else self.sent_ns + by_ns,
+            token_ns=tuple(stamp_ns + by_ns for stamp_ns in self.token_ns),
+            scheduled_ns=None if self.scheduled_ns is None else self.scheduled_ns + by_ns,
+            first_output_ns=None if self.first_output_ns is None else self.first_output_ns + by_ns,
+        )
 
     def to_json(self) -> str:
         """One line of JSON, without its line end."""

@@ -121,4 +121,4 @@ def _remedy(measured: Sequence[Record], window_s: float) -> str:
     """What this generator can do: the rate at which it did send."""
     stamps = sorted(record.start_ns for record in measured)
     span_s = max(window_s, (stamps[-1] - stamps[0]) / 1e9) if stamps else 0.0
-    return f": this generator reached {len(stamps) / span_s:.1f} requests/s; give it more --processes, or another machine" if span_s else ""
+    return f": this generator reached {len(stamps) / span_s:.1f} requests/s; give it more --processes, or machines (--on)" if span_s else ""

@@ -57,6 +57,20 @@ def sentence_of(told: Mapping[str, Any]) -> str:
     return f"Invalid: {result}." if told["invalid"] else f"{result[0].upper()}{result[1:]}."
 
 
+def generator_text(told: Mapping[str, Any]) -> str:
+    """What generated the load, by a summary; older ones know nothing of machines."""
+    total = "1 process" if told["processes"] == 1 else f"{told['processes']} processes"
+    machines = told.get("machines") or ()
+    if not machines:
+        return total
+    names = [f"{machine['name']}{_clock_text(machine['clock_error_ms'])}" for machine in machines]
+    return f"{total} on {', '.join(names)}"
+
+
+def _clock_text(error_ms: float | None) -> str:
+    return "" if error_ms is None else f" (clock known to {error_ms:.2g} ms)"
+
+
 def is_told_already(told: Mapping[str, Any], name: str) -> bool:
     """Whether a time is the same as another: nothing is due in a closed loop, most models do not reason, most engines join no tokens."""
     same = {"ttfo_s": told["ttft_s"], "icl_s": told["itl_s"]}

@@ -10,6 +10,7 @@ import json
 import socket
 import sys
 from collections.abc import Generator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ MARKER = "kiva-loadtest "
 """Begins each line that is meant for us; whatever else the child prints is talk."""
 
 
-def command_for(user_file: Path, *, users: int, processes: int = 1, page_port: int | None = None) -> tuple[str, ...]:
+def command_for(user_file: Path, *, users: int, processes: int = 1, page_port: int | None = None, master_port: int | None = None) -> tuple[str, ...]:
     """The command line of a run; the user file itself decides when it ends.
 
     Args:
@@ -29,33 +30,43 @@ def command_for(user_file: Path, *, users: int, processes: int = 1, page_port: i
         users: All of them start at once.
         processes: Several are workers of a master, which speaks to them on a port of the loopback interface.
         page_port: Where Locust's own page is served, on the loopback interface; None without.
+        master_port: Of the loopback interface, where the master waits for as many processes that others start; None where it forks them.
 
     Raises:
         PreconditionError: Something else listens there.
     """
     if page_port is not None:
         _claim(page_port)
-    port = str(_free_port()) if processes > 1 else ""
-    several = ("--processes", str(processes), "--master-bind-host", LOOPBACK, "--master-bind-port", port, "--master-host", LOOPBACK, "--master-port", port)
+    port = str(master_port or (free_port() if processes > 1 else ""))
+    awaited = ("--master", "--expect-workers", str(processes), "--master-bind-host", LOOPBACK, "--master-bind-port", port)
+    forked = ("--processes", str(processes), "--master-bind-host", LOOPBACK, "--master-bind-port", port, "--master-host", LOOPBACK, "--master-port", port)
     page = ("--autostart", "--web-host", LOOPBACK, "--web-port", str(page_port))
     return (
-        sys.executable,
-        "-P",  # a folder that happens to hold a json.py must not lend it to Locust
-        "-m",
-        "locust",
-        "--locustfile",
-        str(user_file),
+        *_locust(user_file),
         *(page if page_port is not None else ("--headless", "--only-summary")),
         "--users",
         str(max(users, processes)),
         "--spawn-rate",
         str(max(users, processes)),
-        "--loglevel",
-        "ERROR",
-        "--exit-code-on-error",
-        "0",
-        *(several if processes > 1 else ()),
+        *(awaited if master_port else forked if processes > 1 else ()),
     )
+
+
+def worker_command_for(user_file: Path, *, processes: int, master_port: int) -> tuple[str, ...]:
+    """The command line of processes that generate what a master elsewhere conducts.
+
+    Args:
+        user_file: The Locust file.
+        processes: How many.
+        master_port: Of the loopback interface; it leads to the master.
+    """
+    several = ("--processes", str(processes)) if processes > 1 else ()
+    return (*_locust(user_file), "--headless", "--worker", "--master-host", LOOPBACK, "--master-port", str(master_port), *several)
+
+
+def _locust(user_file: Path) -> tuple[str, ...]:
+    # -P: a folder that happens to hold a json.py must not lend it to Locust
+    return (sys.executable, "-P", "-m", "locust", "--locustfile", str(user_file), "--loglevel", "ERROR", "--exit-code-on-error", "0")
 
 
 def _claim(port: int) -> None:
@@ -68,7 +79,8 @@ def _claim(port: int) -> None:
             raise PreconditionError(f"Locust's page cannot be served on port {port}: {reason}", "--ui PORT, with another port") from None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
@@ -83,6 +95,14 @@ def require() -> None:
     """
     if importlib.util.find_spec("locust") is None:
         raise PreconditionError("Locust, which generates the load, is not installed", "pip install 'kivactl[local]'")
+
+
+def version() -> str | None:
+    """Of Locust; None when it is not installed."""
+    try:
+        return metadata.version("locust")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def parse_event(line: str) -> dict[str, Any] | None:

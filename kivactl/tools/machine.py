@@ -228,6 +228,16 @@ def _gpus() -> tuple[Gpu, ...]:
     return parse_gpus(answer.stdout, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
+def is_exposed(port: int) -> bool:
+    """Whether something listens on a TCP port of this machine that others can reach, beyond the loopback interface."""
+    import ipaddress
+
+    import psutil
+
+    listening = (found.laddr for found in psutil.net_connections(kind="tcp") if found.status == psutil.CONN_LISTEN and found.laddr)
+    return any(not ipaddress.ip_address(where.ip).is_loopback for where in listening if where.port == port)
+
+
 def _refusal_to_bind(address: str, port: int) -> int | None:
     """The error number of listening there, or None when it can be done."""
     try:

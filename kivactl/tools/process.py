@@ -12,11 +12,12 @@ import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
 from kivactl.errors import PreconditionError, ToolError
 
@@ -29,6 +30,9 @@ WAITING = "(it is waited for)"
 _LADDER: Ladder = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
 _LOOK_S = 0.1
+_KEPT_LINES = 40
+_LISTEN_S = 1.0
+"""A program's last words are there at once; what it left behind may hold its standard error open for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,102 @@ def _growing(lines: TextIO, child: subprocess.Popen[bytes], deadline: float | No
             return
         with suppress(subprocess.TimeoutExpired):
             child.wait(_LOOK_S)
+
+
+class Dialogue:
+    """A program that is spoken with while it runs, by threads if need be: bytes in, bytes out; its errors are kept by a thread of its own.
+
+    Its standard input is a pipe that ends when kivactl does, however it does.
+
+    Args:
+        argv: Program and arguments.
+        cwd: Folder to run in.
+        env: Added to this process's environment.
+        only_talks: Whether what it prints is talk like its errors, so that nothing is read from it.
+
+    Raises:
+        PreconditionError: There is no such program.
+    """
+
+    def __init__(self, argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, only_talks: bool = False) -> None:
+        words = tuple(str(word) for word in argv)
+        errors = subprocess.STDOUT if only_talks else subprocess.PIPE
+        try:
+            self._child = subprocess.Popen(
+                words,
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise PreconditionError(f"the program '{words[0]}' is not there", "kivactl doctor") from None
+        self._talk: deque[str] = deque(maxlen=_KEPT_LINES)
+        source = self._child.stdout if only_talks else self._child.stderr
+        assert source is not None
+        self._listener = threading.Thread(target=self._listen, args=(source,), name=f"errors of {Path(words[0]).name}", daemon=True)
+        self._listener.start()
+
+    @property
+    def talk(self) -> tuple[str, ...]:
+        """The last lines of its errors; complete once it has ended."""
+        return tuple(self._talk)
+
+    def say(self, message: bytes) -> bool:
+        """Write to it; returns whether it still listens."""
+        assert self._child.stdin is not None
+        rest = memoryview(message)
+        try:
+            while rest:
+                rest = rest[self._child.stdin.write(rest) :]
+        except (OSError, ValueError):  # it has ended, or its input is closed
+            return False
+        return True
+
+    def hear(self, most_bytes: int = 1 << 16) -> bytes:
+        """What it has printed, as soon as there is any; empty when it has ended."""
+        assert self._child.stdout is not None
+        if self._child.stdout.closed:
+            return b""
+        piece = os.read(self._child.stdout.fileno(), most_bytes)
+        if not piece:
+            self._child.stdout.close()
+        return piece
+
+    def hush(self) -> None:
+        """Close its standard input."""
+        assert self._child.stdin is not None
+        with suppress(OSError):
+            self._child.stdin.close()
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for its end; returns its exit code (negative: a signal), None where it goes on."""
+        try:
+            code = self._child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        self._listener.join(_LISTEN_S)
+        return code
+
+    def end(self, ladder: Ladder = _LADDER) -> int:
+        """End it and its process group; returns its exit code."""
+        if self._child.poll() is None:
+            end(self._child, ladder)
+        self.hush()
+        self._listener.join(_LISTEN_S)  # which closes what it hears, as `hear` does: nobody closes a pipe that another thread reads
+        return self._child.returncode
+
+    def _listen(self, source: IO[bytes]) -> None:
+        begun = b""
+        with source:
+            while piece := os.read(source.fileno(), 1 << 16):
+                *lines, begun = (begun + piece).split(b"\n")
+                self._talk.extend(line.decode(errors="replace").rstrip("\r") for line in lines)
+        if begun:
+            self._talk.append(begun.decode(errors="replace"))
 
 
 def failure(completed: Completed) -> ToolError:

@@ -117,6 +117,8 @@ def test_without_any_run(kivactl: Kivactl) -> None:
         ([], "smoke: 4 users"),
         (["smoke"], "Sent by 1 process of the load generator.\n"),
         (["smoke", "--processes", "3"], "Sent by 3 processes of the load generator.\n"),
+        (["smoke", "--on", "a", "--on", "ops@b:2200"], "Sent by 1 process of the load generator on each of a, ops@b:2200.\n"),
+        (["smoke", "--on", "a", "--processes", "4"], "Sent by 4 processes of the load generator on each of a.\n"),
     ],
 )
 def test_a_plan_touches_nothing(kivactl: Kivactl, words: list[str], lines: str, tmp_path: Path) -> None:
@@ -136,6 +138,9 @@ def test_a_plan_touches_nothing(kivactl: Kivactl, words: list[str], lines: str, 
         (["smoke", "--url", "http://127.0.0.1:1/v1", "--model", "m", "--token-file", "no"], "the token in no cannot be read: No such file or directory"),
         (["smoke", "--url", "http://127.0.0.1:1/v1", "--model", "m", "--tenant-token", "a"], "'a' is no tenant with a file"),
         (["smoke", "--users", "1", "--rate", "1"], "a load has either users or a rate"),
+        (["smoke", "--on", "-oProxyCommand=x"], "'-oProxyCommand=x' is no machine to log in to"),
+        (["smoke", "--on", "a", "--on", "a"], "the machine 'a' is named twice"),
+        (["smoke", "--on", "a", "--ssh-config", "no"], "there is no configuration of ssh in no"),
     ],
 )
 def test_bad_input_is_one_sentence(kivactl: Kivactl, words: list[str], error: str) -> None:
@@ -154,7 +159,8 @@ def test_a_token_file_is_one_word(kivactl: Kivactl, tmp_path: Path) -> None:
 
 def test_help_names_the_commands_and_the_options_of_a_run(kivactl: Kivactl) -> None:
     assert all(word in kivactl("loadtest", "--help").stdout for word in ("compare", "list", "show", "SCENARIO"))
-    assert all(word in kivactl("loadtest", "run", "--help").stdout for word in ("--rate", "--users", "--ui", "--url", "--folder"))
+    assert all(word in kivactl("loadtest", "run", "--help").stdout for word in ("--rate", "--users", "--ui", "--url", "--folder", "--on"))
+    assert "worker" not in kivactl("loadtest", "--help").stdout
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kivactl.errors import UsageError
 from kivactl.loadtest.processes import events_per_s, is_here, processes_for, staffed
 from kivactl.loadtest.scenario import Scenario, assignment_for
 from kivactl.stack.endpoint import Endpoint
@@ -78,3 +79,28 @@ def test_as_many_as_it_needs_and_the_machine_has(users: int, processors: int, ur
 )
 def test_whether_an_endpoint_is_on_this_machine(url: str, here: bool) -> None:
     assert is_here(url) is here
+
+
+@pytest.mark.parametrize(
+    ("users", "wanted", "machines", "processes"),
+    [
+        (4, None, 1, 1),
+        (4, None, 4, 4),
+        (8000, None, 2, 10),
+        (8000, 3, 2, 6),
+        (5, 3, 2, 4),
+        (2, 9, 0, 2),
+    ],
+)
+def test_each_machine_has_its_part_and_each_process_a_user(users: int, wanted: int | None, machines: int, processes: int) -> None:
+    names = [f"load-{number}" for number in range(machines)]
+    told = staffed(work(load={"users": users}), wanted, 1, names)
+    assert (told.processes, told.machines) == (processes, tuple(names))
+
+
+def test_more_machines_than_users() -> None:
+    with pytest.raises(UsageError, match="2 users cannot be shared out among 3 machines"):
+        staffed(work(load={"users": 2}), None, 8, ["a", "b", "c"])
+    with pytest.raises(UsageError, match="1 user cannot be shared out among 2 machines"):
+        staffed(work(load={"users": 1}), 4, 8, ["a", "b"])
+    assert staffed(work(load={"rate": 1}), None, 8, ["a", "b", "c"]).processes == 3

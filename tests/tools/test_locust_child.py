@@ -92,3 +92,26 @@ def test_a_killed_child_is_named_with_its_signal(tmp_path: Path) -> None:
 def test_a_child_that_hangs_is_ended(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="Locust did not end within"):
         list(locust.watch(child("import time; time.sleep(60)"), cwd=tmp_path, env={}, timeout_s=0.5))
+
+
+def test_processes_that_others_start_are_awaited_on_the_loopback_interface() -> None:
+    argv = locust.command_for(Path("/x/user.py"), users=2, processes=4, master_port=4711)
+    assert "--processes" not in argv
+    assert argv[argv.index("--expect-workers") + 1] == "4"
+    assert argv[argv.index("--master-bind-host") + 1] == "127.0.0.1"
+    assert argv[argv.index("--master-bind-port") + 1] == "4711"
+    assert "--master" in locust.command_for(Path("/x/user.py"), users=2, processes=1, master_port=4711)
+
+
+@pytest.mark.parametrize(("processes", "forked"), [(1, False), (3, True)])
+def test_the_command_line_of_processes_for_a_master_elsewhere(processes: int, forked: bool) -> None:
+    argv = locust.worker_command_for(Path("/x/user.py"), processes=processes, master_port=4711)
+    assert {"--worker", "--headless"} <= set(argv)
+    assert (argv[argv.index("--master-host") + 1], argv[argv.index("--master-port") + 1]) == ("127.0.0.1", "4711")
+    assert ("--processes" in argv) == forked
+
+
+def test_the_version_of_locust_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locust.version()
+    monkeypatch.setattr(locust.metadata, "version", lambda name: (_ for _ in ()).throw(locust.metadata.PackageNotFoundError))
+    assert locust.version() is None

@@ -144,6 +144,14 @@ def listening():
         yield server.getsockname()[1]
 
 
+@pytest.mark.parametrize(("where", "exposed"), [("127.0.0.1", False), ("127.0.0.2", False), ("0.0.0.0", True)])
+def test_a_port_beyond_the_loopback_interface_is_exposed(where, exposed):
+    with socket.create_server((where, 0)) as server:
+        port = server.getsockname()[1]
+        assert machine.is_exposed(port) is exposed
+    assert not machine.is_exposed(port)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "localhost"])
 def test_a_taken_port_names_its_holder(listening, address):
     holder = machine.holder_of(address, listening)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,12 @@ def run(
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Longest answer.")] = None,
     warm_up: Annotated[str | None, typer.Option("--warm-up", help="Load before the measured phase.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Repeats what was random in another run.")] = None,
-    processes: Annotated[int | None, typer.Option("--processes", help="Of the load generator, instead of as many as the load needs.")] = None,
+    processes: Annotated[int | None, typer.Option("--processes", help="Of the load generator on each machine, instead of as many as the load needs.")] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option("--on", metavar="[USER@]HOST[:PORT]", help="A machine that generates the load instead of this one, by ssh; repeatable."),
+    ] = None,
+    ssh_config: Annotated[Path | None, typer.Option("--ssh-config", metavar="FILE", help="With --on: instead of ~/.ssh/config.")] = None,
     folder: Annotated[Path | None, typer.Option("--folder", help="Where records and report go; a new one in the state folder when absent.")] = None,
     ui: Annotated[int | None, typer.Option("--ui", metavar="PORT", help="Serve Locust's own page meanwhile, on this port of the loopback interface.")] = None,
     url: Annotated[str | None, typer.Option("--url", help="Another endpoint, up to its /v1; no kiva.yaml is needed.")] = None,
@@ -47,21 +53,33 @@ def run(
     """Measure what users see under load. Exit code 0: service levels met, 6: missed, 7: the measurement is invalid."""
     from kivactl.cli.loadtest_table import show_plan, show_summary
     from kivactl.flows.loadtest import verdict
-    from kivactl.flows.measure import Foreign, measure, plan_measure
+    from kivactl.flows.measure import Foreign, measure, plan_measure, remotes_from
     from kivactl.loadtest.catalogue import Changes
 
     options = common(context)
     changes = Changes(users, rate, duration, requests, warm_up, max_tokens, seed, processes)
     foreign = Foreign(url, model, ca, token_file, tuple(tenant_token or ())) if url else None
+    remotes = remotes_from(on or (), ssh_config)
     if plan:
-        told = plan_measure(scenario, changes, url)
+        told = plan_measure(scenario, changes, url, remotes)
         options.sink.result(told, lambda: show_plan(options.sink, told))
         return
     deployment = None if foreign else deployment_of(options)
-    outcomes = options.sink.outcomes(measure(foreign or deployment, scenario, changes, folder=folder, page_port=ui, model=model))
+    outcomes = options.sink.outcomes(measure(foreign or deployment, scenario, changes, folder=folder, page_port=ui, model=model, remotes=remotes))
     summary = outcomes[-1].data
     options.sink.result(summary, lambda: show_summary(options.sink, summary))
     verdict(summary)
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """Generate load for `kivactl loadtest --on`, which starts this on a machine by ssh."""
+    from kivactl.errors import UsageError
+    from kivactl.flows.load_worker import work
+
+    if sys.stdin.isatty():
+        raise UsageError("this is what another machine starts here", "on that machine: kivactl loadtest SCENARIO --on HOST")
+    work(sys.stdin.buffer, sys.stdout.buffer)
 
 
 @app.command(name="list")

@@ -1,0 +1,68 @@
+"""Programs that are spoken with while they run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from kivactl.errors import PreconditionError
+from kivactl.tools.process import Dialogue
+
+AT_ONCE = ((signal.SIGKILL, 5.0),)
+
+
+def python(script: str) -> list[str]:
+    return [sys.executable, "-c", script]
+
+
+def heard(dialogue: Dialogue) -> bytes:
+    whole = b""
+    while piece := dialogue.hear():
+        whole += piece
+    return whole
+
+
+def test_bytes_go_in_and_come_out_and_errors_are_kept(tmp_path: Path) -> None:
+    script = "import sys; sys.stderr.write('first\\r\\nlast'); data = sys.stdin.buffer.readline(); sys.stdout.buffer.write(data * 50_000); sys.exit(3)"
+    dialogue = Dialogue(python(script), cwd=tmp_path, env={"X": "1"})
+    assert dialogue.say(b"\xff\x00word\n")
+    assert heard(dialogue) == b"\xff\x00word\n" * 50_000
+    assert dialogue.hear() == b""
+    assert dialogue.wait(10) == 3
+    assert dialogue.talk == ("first", "last")
+    assert not dialogue.say(b"more\n" * 100_000)
+    assert dialogue.end() == 3
+    assert dialogue.end() == 3
+
+
+def test_it_sees_the_end_of_its_input() -> None:
+    dialogue = Dialogue(python("import sys; sys.stdin.read(); print('over')"))
+    assert dialogue.wait(0.05) is None
+    dialogue.hush()
+    assert heard(dialogue) == b"over\n"
+    assert dialogue.wait(10) == 0
+    assert not dialogue.say(b"x")
+
+
+def test_what_goes_on_is_ended_with_all_it_started() -> None:
+    script = "import subprocess; child = subprocess.Popen(['sleep', '600']); print(child.pid, flush=True); child.wait()"
+    dialogue = Dialogue(python(script))
+    child = int(dialogue.hear())
+    assert dialogue.end(AT_ONCE) == -signal.SIGKILL
+    assert dialogue.hear() == b""
+    status = Path(f"/proc/{child}/status")
+    assert not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_what_only_talks_is_not_heard() -> None:
+    dialogue = Dialogue(python("print('out', flush=True); import sys; sys.stderr.write('err')"), only_talks=True)
+    assert dialogue.wait(10) == 0
+    assert dialogue.talk == ("out", "err")
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(PreconditionError, match="is not there"):
+        Dialogue(["/no/such/program"])
