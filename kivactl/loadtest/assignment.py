@@ -123,7 +123,7 @@ class Assignment:
         if self.trace:
             return f"{len(self.trace)} arrivals of a trace"
         measured = self._measured_pieces()
-        rates = [f"{piece.from_rps:g}" if piece.from_rps == piece.until_rps else f"{piece.from_rps:g} to {piece.until_rps:g}" for piece in measured]
+        rates = [f"{piece.from_rps:.4g}" if piece.from_rps == piece.until_rps else f"{piece.from_rps:.4g} to {piece.until_rps:.4g}" for piece in measured]
         return f"{self.process.capitalize()} arrivals at {', '.join(rates)} requests/s"
 
     def lasting(self, duration_s: float) -> Assignment:
