@@ -210,7 +210,8 @@ def verdict(summary: Mapping[str, Any]) -> None:
     """
     hint = f"see {summary['report']}" if summary.get("report") else ""
     if summary["interrupted"]:
-        raise Interrupted(f"the load test was interrupted; {summary['requests']} requests were measured until then", hint)
+        measured = summary.get("measured", summary["requests"])  # in all runs of a search
+        raise Interrupted(f"the load test was interrupted; {measured} requests were measured until then", hint)
     if summary["invalid"]:
         raise InvalidMeasurementError(f"the load test '{summary['scenario']}' measured nothing to rely on: {summary['invalid']}", hint)
     missed = [level for level in summary["service_levels"] if not level["met"]]

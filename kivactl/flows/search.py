@@ -113,9 +113,9 @@ class _Series:
             series=self._place(load, unit),
         )
         summary, shares = dict(material.summary), self._shares(material)
-        finding = finding_of(shares)
-        met = None if finding is Finding.UNSURE else finding is Finding.MET
         self.summaries.append(summary)
+        finding = Finding.UNSURE if self.is_over else finding_of(shares)
+        met = None if finding is Finding.UNSURE else finding is Finding.MET
         self.probes.append(probe_of(summary, load, unit, met, f"probes/{name}"))
         return shares
 
@@ -142,7 +142,8 @@ class _Series:
     def result(self, chosen: int, answer: str, **more: Any) -> dict[str, Any]:
         """The result, which stands on one of the runs; what the last one broke off with counts for all."""
         last = self.summaries[-1]
-        return {**self.summaries[chosen], "interrupted": last["interrupted"], "invalid": last["invalid"], "answer": answer, **more}
+        measured = sum(probe.due for probe in self.probes)
+        return {**self.summaries[chosen], "interrupted": last["interrupted"], "invalid": last["invalid"], "answer": answer, "measured": measured, **more}
 
     def _shares(self, material: Material) -> tuple[Share, ...]:
         window = material.window

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import psutil
 import pytest
 from scripted_engine import TOKEN, engine_serving
 
-from kivactl.errors import CheckError, InvalidMeasurementError, UsageError
+from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, UsageError
 from kivactl.flows.loadtest import Bench, verdict
 from kivactl.flows.search import run_search
 from kivactl.loadtest.scenario import Scenario
@@ -116,3 +118,23 @@ def test_a_probe_that_is_no_measurement_ends_the_search(engine: Any, tmp_path: P
     assert len(last.data["probes"]) == 1
     with pytest.raises(InvalidMeasurementError):
         verdict(last.data)
+
+
+def test_interrupted_it_tells_what_it_found_and_says_nothing_of_the_probe_that_was_cut(engine: Any, tmp_path: Path) -> None:
+    wanted = scenario(load={"rate": 1, "arrivals": "constant"}, warm_up="0s", capacity={"start": 2, "limit": 4, "probe": "4s", "precision": 0.2})
+    search = run_search(Bench(engine.endpoint(), LEVELS, Clock()), wanted, tmp_path / "run")
+    assert isinstance(search, Generator)
+    last: Any = None
+    for outcome in search:
+        last = outcome
+        probes = tmp_path / "run" / "probes"
+        if outcome.status is Status.PROGRESS and (probes / "02").exists() and outcome.data["requests"] >= 2:
+            with suppress(StopIteration):
+                last = search.throw(KeyboardInterrupt)
+    told = last.data
+    assert told["interrupted"]
+    assert [probe["met"] for probe in told["probes"]] in ([True, None], [None, None])  # few requests may not make sure
+    assert told["measured"] == sum(probe["due"] for probe in told["probes"])
+    with pytest.raises(Interrupted, match=f"{told['measured']} requests were measured"):
+        verdict(told)
+    assert (tmp_path / "run" / "report.html").exists()
