@@ -40,7 +40,7 @@ def engines_chart(samples: Sequence[EngineSample], course: Course) -> Chart | No
         ("Prefix cache hit rate", _hit_ratio, True),
         ("Prompt tokens per second", _rate("prompt_tokens"), False),
         ("Generated tokens per second", _rate("generation_tokens"), False),
-        ("Mean wait in the queue (s)", _mean_queue_s, False),
+        ("Mean wait in the queue (ms)", _mean_queue_ms, False),
     )
     spans = (Span("warm-up", course.start_s, 0.0),) if course.start_s < 0 else ()
     panels: list[Panel] = []
@@ -135,6 +135,6 @@ def _hit_ratio(before: EngineSample, now: EngineSample) -> float | None:
     return min(1.0, hits / queries) if hits is not None and queries else None
 
 
-def _mean_queue_s(before: EngineSample, now: EngineSample) -> float | None:
+def _mean_queue_ms(before: EngineSample, now: EngineSample) -> float | None:
     waited_s, count = growth((before, now), "queue_s"), growth((before, now), "queue_count")
-    return waited_s / count if waited_s is not None and count else None
+    return waited_s / count * 1e3 if waited_s is not None and count else None

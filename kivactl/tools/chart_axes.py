@@ -30,15 +30,21 @@ def draw_panel(axes: Any, panel: Panel) -> None:
         _moment(axes, mark, number, panel)
     for note in panel.notes:
         _note(axes, note)
-    axes.set_title(panel.y_label, loc="left", fontsize=9, pad=6)
+    title = axes.set_title(panel.y_label, loc="left", fontsize=9, pad=6)
     if panel.x_label:
         axes.set_xlabel(panel.x_label)
     axes.grid(axis="y", linewidth=0.5, color=Tone.GREY, alpha=0.3)
     axes.set_axisbelow(True)
-    named = [(handle, printable(label)) for handle, label in handles if label]
-    if named:
-        look = {"frameon": False, "handlelength": 1.6, "columnspacing": 1.4, "handletextpad": 0.5, "borderaxespad": 0.2}
-        axes.legend(*zip(*named, strict=True), loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(named), fontsize=8, **look)
+    _legend(axes, [(handle, printable(label)) for handle, label in handles if label], title)
+
+
+def _legend(axes: Any, named: list[tuple[Any, str]], title: Any) -> None:
+    """Beside the title, in one row or, where names are long, in several."""
+    look = {"frameon": False, "handlelength": 1.6, "columnspacing": 1.4, "handletextpad": 0.5, "borderaxespad": 0.2, "fontsize": 8}
+    for columns in range(len(named), 0, -1):
+        legend = axes.legend(*zip(*named, strict=True), loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, **look)
+        if legend.get_window_extent().x0 > title.get_window_extent().x1:
+            return
 
 
 def printable(text: str) -> str:

@@ -104,3 +104,11 @@ def test_names_fit():
     assert printable("x" * 99) == "x" * 39 + "…"
     assert [number(value) for value in (0.5, -2.0, 12345.0)] == ["0.5", "−2", "12,345"]
     assert percent(0.25) == "25 %"
+
+
+@pytest.mark.parametrize(("names", "rows"), [(("a", "b"), 1), (("a-model-with-a-long-name-0", "a-model-with-a-long-name-1"), 2)])
+def test_a_legend_of_long_names_leaves_room_for_the_title(names, rows):
+    panel = Panel("Requests running", "", tuple(Series(name, POINTS) for name in names))
+    root = ET.fromstring(inline(Chart("engines", "lines", (panel, panel), columns=2)))
+    heights = {text.get("y") for text in root.iter("text") if text.text in names}
+    assert len(heights) == rows
