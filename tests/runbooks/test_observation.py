@@ -48,6 +48,7 @@ class ScriptedLoad:
         self.files = Folder(folder / "measurements" / "load")
         self.assignment = SimpleNamespace(name="smoke", model="m", users=2, kinds=[SimpleNamespace(output=SimpleNamespace(longest=8))])
         self.heard, self.alive, self.abandoned = heard, True, False
+        self.records = []
         self._seconds, self._fault = seconds, fault
 
     def begin(self):
@@ -57,12 +58,11 @@ class ScriptedLoad:
 
     def end(self):
         self.alive = False
-        records = [
+        self.records = [
             Record(index, round((BEGAN_S + index / 10) * 1e9), round((BEGAN_S + index / 10 + 0.1) * 1e9), status=200, has_body=True)
             for index in range(int((self._seconds.now_s - BEGAN_S) * 10) - 1)
         ]
-        records.append(Record(9999, round((BEGAN_S + 9) * 1e9), round((BEGAN_S + 11) * 1e9), status=200, has_body=True, failure=FailureKind.TRUNCATED))
-        self.files.records.write_text("".join(f"{record.to_json()}\n" for record in records))
+        self.records.append(Record(9999, round((BEGAN_S + 9) * 1e9), round((BEGAN_S + 11) * 1e9), status=200, has_body=True, failure=FailureKind.TRUNCATED))
         return self.heard
 
     def abandon(self):

@@ -147,9 +147,13 @@ def listening():
 @pytest.mark.parametrize(("where", "exposed"), [("127.0.0.1", False), ("127.0.0.2", False), ("0.0.0.0", True)])
 def test_a_port_beyond_the_loopback_interface_is_exposed(where, exposed):
     with socket.create_server((where, 0)) as server:
-        port = server.getsockname()[1]
-        assert machine.is_exposed(port) is exposed
-    assert not machine.is_exposed(port)
+        assert machine.is_exposed(server.getsockname()[1]) is exposed
+
+
+def test_a_port_on_which_nobody_listens_is_not_exposed():
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        assert not machine.is_exposed(taken.getsockname()[1])
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "localhost"])
