@@ -25,6 +25,7 @@ from kivactl.flows.loadtest import Bench, run_assignment, run_loadtest, verdict
 from kivactl.flows.measure import remotes_from
 from kivactl.flows.search import run_search
 from kivactl.loadtest.assignment import parse_assignment
+from kivactl.loadtest.processes import staffed
 from kivactl.loadtest.record import Record, read_records
 from kivactl.loadtest.scenario import Scenario, assignment_for
 from kivactl.plan import Outcome, Status
@@ -230,7 +231,7 @@ def test_a_machine_that_cannot_be_used_is_one_sentence(engine: Any, ground: Grou
 
 def refused(engine: Any, ground: Ground, tmp_path: Path, machine: str, message: str, hint: str, url: str = "") -> None:
     wanted = bench(engine, ground, machine)
-    assignment = assignment_for(scenario(load={"users": 1}), wanted.endpoint)
+    assignment = staffed(assignment_for(scenario(load={"users": 1}), wanted.endpoint), None, 1, wanted.machines)
     with pytest.raises(PreconditionError) as caught:
         list(run_assignment(wanted, replace(assignment, url=url or assignment.url), (), tmp_path / "run"))
     assert message in caught.value.message
