@@ -312,7 +312,7 @@ from kivactl.stack.secret import Secret
 from kivactl.tools.clock import Clock
 
 what = {{"prompts": {{"tokens": 3}}, "processes": {processes}}}
-scenario = Scenario.model_validate({{"name": "test", "load": {{"users": 1}}, "duration": "60s", "warm_up": "0s", **what}})
+scenario = Scenario.model_validate({{"name": "test", "load": {{"users": {processes}}}, "duration": "60s", "warm_up": "0s", **what}})
 endpoint = Endpoint({engine.url!r}, Secret("the-right-token"), None, "scripted")
 for outcome in run_loadtest(Bench(endpoint, ServiceLevels(), Clock()), scenario, Path({str(tmp_path / "run")!r})):
     print(outcome.status.value, flush=True)
