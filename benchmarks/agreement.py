@@ -63,7 +63,7 @@ def main() -> None:
 
 def demo_model() -> Path:
     """The demo model as `kivactl up` prepared it."""
-    found = sorted(Path("~/.cache/kivactl/models").expanduser().glob("*smollm2*"))
+    found = sorted(path for path in Path("~/.cache/kivactl/models").expanduser().glob("*smollm2*") if path.is_dir())
     if not found:
         sys.exit("the demo model is not prepared: kivactl up; or give another by --model")
     return found[-1]

@@ -54,6 +54,7 @@ class Users:
         most: Requests after which they stop by themselves; None to go on until the block ends.
         streamed: Share of the requests that are streams.
         leaving: Share of the users' requests that they give up at a random moment.
+        pause_s: Between an answer and the next request.
         model: What they ask.
         seed: For their choices.
     """
@@ -68,11 +69,12 @@ class Users:
         most: int | None = None,
         streamed: float = 1.0,
         leaving: float = 0.0,
+        pause_s: float = 0.0,
         model: str = "tiny",
         seed: int = 1,
     ) -> None:
         self.url, self.ca, self.token, self.count, self.most = f"https://127.0.0.1:{port}/v1/completions", ca, token, count, most
-        self.streamed, self.leaving, self.model, self.seed = streamed, leaving, model, seed
+        self.streamed, self.leaving, self.pause_s, self.model, self.seed = streamed, leaving, pause_s, model, seed
         self.fates: list[Fate] = []
         self.started = 0
         self._stop = threading.Event()
@@ -130,6 +132,7 @@ class Users:
                 # httpx keeps a place among its connections for a request that was given up between connecting and sending.
                 await client.aclose()
                 client = self._client(context)
+            await asyncio.sleep(self.pause_s)
         await client.aclose()
 
     def _client(self, context: ssl.SSLContext) -> httpx.AsyncClient:

@@ -98,11 +98,11 @@ class Operator:
         return any((folder / "records.jsonl").exists() and (folder / "records.jsonl").stat().st_size for folder in self._load_tests() - before)
 
     @contextmanager
-    def load(self, scenario="smoke", concurrency=8) -> Iterator[dict]:
-        """Load during the block; afterwards the summary is in the dictionary."""
+    def load(self, rate=4) -> Iterator[dict]:
+        """So many requests a second during the block; afterwards the summary is in the dictionary."""
         summary: dict = {}
         before = self._load_tests()
-        child = self.start("loadtest", scenario, "--duration", "500s", "--users", str(concurrency), "--max-tokens", "16", "--output", "json")
+        child = self.start("loadtest", "smoke", "--duration", "500s", "--rate", str(rate), "--max-tokens", "16", "--output", "json")
         try:
             self.until(lambda: child.poll() is not None or self._answered(before))
             assert child.poll() is None, child.communicate()

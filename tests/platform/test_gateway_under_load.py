@@ -1,4 +1,4 @@
-"""The gateway while everything around it changes: two real replicas, sixteen users who read streams in a closed loop.
+"""The gateway while everything around it changes: two real replicas, sixteen users who read streams.
 
 The figures that are printed (`pytest -s`) are measurements, not promises; what is asserted is that nothing is lost.
 """
@@ -16,6 +16,9 @@ import pytest
 from streams import Users
 
 pytestmark = [pytest.mark.real, pytest.mark.alone]
+
+PAUSE_S = 1.0
+"""Users who never pause would take the processors that an engine needs to start."""
 
 TENANTS = ", tenants: [{name: default}, {name: leaving}, {name: other, requests_per_minute: 600}]"
 VERSIONS = "aliases: [{name: chat, models: {tiny: 1}}]\n"
@@ -78,7 +81,7 @@ def usage_of(operator):
 
 def test_a_killed_replica_loses_no_request_that_had_not_begun(deployed, users):
     victim = component(deployed, "tiny-0")["pid"]
-    with users(count=16) as load:
+    with users(count=16, pause_s=PAUSE_S) as load:
         load.until(100)
         os.kill(victim, signal.SIGKILL)
         detected_s = seconds_until(lambda: component(deployed, "tiny-0")["health"] != "serving")
@@ -91,7 +94,7 @@ def test_a_killed_replica_loses_no_request_that_had_not_begun(deployed, users):
 
 def test_a_stopped_replica_is_noticed_ended_and_loses_no_request_that_had_not_begun(deployed, users):
     victim = component(deployed, "tiny-1")["pid"]
-    with users(count=16) as load:
+    with users(count=16, pause_s=PAUSE_S) as load:
         load.until(100)
         for process in [psutil.Process(victim), *psutil.Process(victim).children(recursive=True)]:
             process.send_signal(signal.SIGSTOP)
@@ -120,7 +123,7 @@ def test_an_engine_whose_core_hangs_is_noticed_though_its_health_page_is_green(d
 
 
 def test_reload_certificate_and_revocation_lose_no_request(deployed, users):
-    with users(count=16) as load:
+    with users(count=16, pause_s=PAUSE_S) as load:
         load.until(50)
         deployed.run("certs", "renew", "--force", "--yes")
         load.until(50)

@@ -111,7 +111,7 @@ def test_a_changed_option_is_rolled_out_under_load_without_a_failed_request_and_
     deployed.write(max_length=640)
     out, _ = deployed.run("deploy", "--plan", code=2)
     assert "512 -> 640" in out
-    with deployed.load(concurrency=4) as summary:
+    with deployed.load() as summary:
         first = deployed.start("deploy", "--yes")
         deployed.until_locked()
         _, err = deployed.run("deploy", "--yes", code=3)
@@ -120,7 +120,7 @@ def test_a_changed_option_is_rolled_out_under_load_without_a_failed_request_and_
         out, err = first.communicate(timeout=500)
         assert first.returncode == 0, err
     assert summary["failures"] == {}
-    assert summary["succeeded"] > 20
+    assert summary["succeeded"] > 100
     assert "nothing to change" in deployed.run("deploy", "--yes")[1]
 
 
