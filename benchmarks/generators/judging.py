@@ -66,9 +66,11 @@ def _beyond(said: float | None, values: Sequence[float], percent: float) -> floa
     return None if said is None or not values else said - percentile(values, percent)
 
 
-def arrivals_s(truth: Truth, ahead: int = 0) -> list[float]:
-    """When requests arrived, in seconds from the first."""
-    stamps = [request.arrived_ns for request in truth.requests[ahead:]]
+def arrivals_s(truth: Truth, ahead: int = 0, window_ns: tuple[int, int] | None = None) -> list[float]:
+    """When requests arrived, in seconds from the first: those within a generator's window, which may go on with its load beyond."""
+    stamps = [request.arrived_ns for request in truth.requests[ahead:] if window_ns is None or window_ns[0] <= request.arrived_ns < window_ns[1]]
+    if not stamps:
+        return []
     return [(stamp - stamps[0]) / 1e9 for stamp in stamps]
 
 

@@ -140,11 +140,12 @@ def rate(bench: Bench, contender: Contender, seconds: float, tolerance: float, n
         done = valid_run(bench, contender, load, _RATE.options())
         told = _told(done, contender)
         if done.figures and not done.broken:
-            arrivals = arrivals_s(done.truth, contender.ahead)
+            window_ns = done.figures.window_ns
+            arrivals = arrivals_s(done.truth, contender.ahead, window_ns)
             # A Poisson process of n arrivals is itself off by 1/sqrt(n); twice that is forgiven.
             floor = 0.99 * (1 - 2 / math.sqrt(max(len(arrivals), 1)))
             told |= {"kept": rate_of(arrivals) / per_s, "ks_p": exponential_p(arrivals, rate_of(arrivals)), "variation": variation_of(arrivals)}
-            told["passes"] = told["kept"] >= floor and len(counted(done.truth, contender.ahead)) >= 0.99 * len(arrivals)
+            told["passes"] = bool(arrivals) and told["kept"] >= floor and len(counted(done.truth, contender.ahead, window_ns)) >= 0.99 * len(arrivals)
             told["right"] = told["passes"] and told["ks_p"] >= KS_LIMIT and _is_in_time(told)
         tries.append({"per_s": per_s, "passes": False, **told})
         progress(f"  C {contender.name}, {per_s}/s: {_line(tries[-1])}")

@@ -271,6 +271,8 @@ def test_arrivals():
     even = arrivals_s(truth_of(*(request(50.0 * number) for number in range(21))))
     assert (rate_of(even), variation_of(even)) == (pytest.approx(20), pytest.approx(0, abs=1e-6))
     assert arrivals_s(truth_of(request(0), request(500), request(600)), ahead=1) == [0, pytest.approx(0.1)]
+    assert arrivals_s(truth_of(request(0), request(500), request(600), request(900)), ahead=1, window_ns=(500_000_000, 900_000_000)) == [0, pytest.approx(0.1)]
+    assert arrivals_s(truth_of(request(0)), window_ns=(1_000_000_000, 2_000_000_000)) == []
     assert (rate_of([0.0]), variation_of([0.0])) == (0, 0)
 
 
