@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Without compiled files each process of pytest and each command that a test starts compiles everything anew: half of the tests' time.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help up down test test-machines test-fast lint format lock wheel clean
+.PHONY: help up down test test-machines test-drills test-fast lint format lock wheel clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -33,7 +33,7 @@ down: $(READY)  ## stop it; no process, port or temporary file stays
 
 # Tests of real processes wait more than they compute: three at a time keep two cores busy.
 test: test-system test-fast  ## everything: lint, fast and thorough tests, real Helm, engines and gateway (an hour on two cores)
-	$(BIN)/python -m pytest -m "(hypothesis or thorough) and not real and not machines and not charts" -n auto
+	$(BIN)/python -m pytest -m "(hypothesis or thorough) and not real and not machines and not drills and not charts" -n auto
 	$(BIN)/python -m pytest -m charts -n auto
 	$(BIN)/python -m pytest -m "real and not charts and not alone" -n 3 --dist loadfile
 	$(BIN)/python -m pytest -m "alone and not charts"
@@ -41,8 +41,11 @@ test: test-system test-fast  ## everything: lint, fast and thorough tests, real 
 test-machines: test-system $(READY)  ## provisioning, in an EC2 emulator and of machines made for it on this one; as root (half an hour)
 	$(BIN)/python -m pytest -m machines -n 2 --dist loadfile
 
+test-drills: test-system $(READY)  ## a disaster and a failover drill with real engines (five minutes)
+	$(BIN)/python -m pytest -m drills
+
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)
-	$(BIN)/python -m pytest -m "not real and not machines and not charts and not thorough" -n auto --hypothesis-profile=fast
+	$(BIN)/python -m pytest -m "not real and not machines and not drills and not charts and not thorough" -n auto --hypothesis-profile=fast
 
 lint: $(READY)  ## ruff, mypy, import-linter, ansible-lint
 	@$(MAKE) --no-print-directory --jobs --output-sync=target lint-code lint-types lint-layers lint-playbooks

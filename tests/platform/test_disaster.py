@@ -13,7 +13,7 @@ import signal
 import openai
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.alone]
+pytestmark = pytest.mark.drills
 
 QUESTION = [{"role": "user", "content": "What is the capital of Germany?"}]
 

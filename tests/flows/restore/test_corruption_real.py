@@ -21,7 +21,7 @@ from kivactl.tools.restic import Restic
 pytestmark = pytest.mark.real
 
 CASES, SEED = 200, 20260
-AT_ONCE = 100
+AT_ONCE = 200
 """restic asks for a file that it cannot read again for three quarters of a minute: it is waited for, not computed."""
 
 WORD = Secret("a passphrase of the tests")
