@@ -117,7 +117,7 @@ class Users:
         client = self._client(context)
         while not self._stop.is_set() and (self.most is None or self.started < self.most):
             self.started += 1
-            fate, start_s = Fate(), time.monotonic()
+            fate, start_s, is_usable = Fate(), time.monotonic(), False
             patience_s = rng.uniform(0.01, 0.4) if rng.random() < self.leaving else None
             try:
                 async with asyncio.timeout(patience_s):
@@ -126,10 +126,12 @@ class Users:
                 fate.left = not fate.finished
             except (httpx.HTTPError, ValueError) as error:
                 fate.reason = fate.reason or repr(error)
+            else:
+                is_usable = fate.finished
             fate.took_s = time.monotonic() - start_s
             self.fates.append(fate)
-            if not fate.finished:
-                # httpx keeps a place among its connections for a request that was given up between connecting and sending.
+            if not is_usable:
+                # httpx keeps a place among its connections for a request that was given up between connecting and sending, or behind its last event.
                 await client.aclose()
                 client = self._client(context)
             await asyncio.sleep(self.pause_s)
