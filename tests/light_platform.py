@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny_model
+from free_ports import free_pair
 
 from kivactl.spec.load import load, paths
 from kivactl.stack.layout import Layout
@@ -61,7 +61,7 @@ class Light:
         self.repository, self.password = folder.parent / f"{folder.name}-backup", folder.parent / f"{folder.name}-password"
         self.password.write_text("a passphrase of the tests\n")
         self.password.chmod(0o600)
-        self.port = _free_port()
+        self.port = free_pair()
         self.environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def write(self, *, replicas: int = 2, versions: bool = False, gateway: str = "", extra: str = "") -> None:
@@ -89,19 +89,6 @@ class Light:
 
     def pids(self) -> list[int]:
         return leftovers.marked(STATE_VARIABLE, str(self.layout.state))
-
-
-def _free_port() -> int:
-    """A port whose neighbour, for the metrics, is free too."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-            try:
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from free_ports import free_pair
 
 from kivactl.spec.load import load, paths
 from kivactl.stack.layout import Layout
@@ -41,9 +41,7 @@ class Operator:
 
     def __init__(self, folder: Path, model: Path, cache: Path) -> None:
         self.folder, self.model, self.cache = folder, model, cache
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_pair()
 
     def write(self, *, replicas=2, max_length=512, engine="", gateway="", extra=""):
         text = SPEC.format(model=self.model, replicas=replicas, max_length=max_length, engine=engine, port=self.port, gateway=gateway, cache=self.cache)

@@ -1,0 +1,23 @@
+"""Ports for platforms that tests start."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+_FROM, _UNTIL = 20_000, 32_000
+"""Below those that the kernel gives to connections, which would take a neighbour before it is used."""
+
+
+def free_pair() -> int:
+    """A port of the loopback interface whose neighbour, for the metrics, is free too."""
+    chance = random.SystemRandom()
+    while True:
+        port = chance.randrange(_FROM, _UNTIL, 2)
+        with socket.socket() as one, socket.socket() as two:
+            try:
+                one.bind(("127.0.0.1", port))
+                two.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
