@@ -1,12 +1,22 @@
-"""Ports for platforms that tests start."""
+"""Ports for what tests start."""
 
 from __future__ import annotations
 
 import random
 import socket
+from contextlib import ExitStack
 
 _FROM, _UNTIL = 20_000, 32_000
 """Below those that the kernel gives to connections, which would take a neighbour before it is used."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on, all different."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def free_pair() -> int:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from free_ports import free_ports
 from name_server import NameServer
-from running_gateway import Engine, Gateway, free_ports, until
+from running_gateway import Engine, Gateway, until
 
 from kivactl.spec.platform import Platform
 from kivactl.stack import tokens

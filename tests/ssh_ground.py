@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from getpass import getuser
 from pathlib import Path
 
+from free_ports import free_ports
+
 AHEAD_S = 100_000
 """So far is the clock of the second machine ahead."""
 
@@ -40,14 +42,6 @@ class Ground:
         """The processes of sessions under way."""
         children = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children").read_text().split()
         return [int(child) for child in children]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [found.getsockname()[1] for found in sockets]
-    for found in sockets:
-        found.close()
-    return ports
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kivactl.cli.output import Sink
 from kivactl.loadtest.levels import ATTAINMENT, ERROR_RATIO
-from kivactl.loadtest.wording import level_text, measured_text, ratio_text, time_text
+from kivactl.loadtest.wording import level_text, measured_text, processes_text, ratio_text, time_text
 
 if TYPE_CHECKING:
     from kivactl.loadtest.comparison import Difference
@@ -75,8 +75,8 @@ def show_plan(sink: Sink, told: Mapping[str, Any]) -> None:
     requests = f": {told['requests']} requests" if told["requests"] else ""
     search = {"capacity": "; the rate is searched for, from this one on", "sweep": "; one run for each load of the sweep"}.get(told["search"], "")
     sink.text(f"{told['scenario']}: {told['load']}, {told['warm_up_s']:g} s of warm-up{length}{requests}{search}")
-    each = "1 process" if told["processes"] == 1 else f"{told['processes']} processes"
-    sink.text(f"Sent by {each} of the load generator{' on each of ' + ', '.join(told['machines']) if told['machines'] else ''}.")
+    where = f" on each of {', '.join(told['machines'])}" if told["machines"] else ""
+    sink.text(f"Sent by {processes_text(told['processes'])} of the load generator{where}.")
     total = sum(kind["share"] for kind in told["kinds"])
     rows = [
         (

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from kivactl.errors import PreconditionError
@@ -25,6 +24,7 @@ from kivactl.targets.status import GATEWAY
 from kivactl.tools import machine
 from kivactl.tools.machine import Machine
 from kivactl.tools.supervisor import Supervisor
+from kivactl.tools.version import package_version
 
 _GIB = 2**30
 _LEAST_MEMORY_BYTES = 4 * _GIB
@@ -71,7 +71,7 @@ def examine(platform: Platform | None, layout: Layout | None, sight: Sight | Non
     Returns:
         Findings in the order to show them.
     """
-    seen = sight or Sight(machine.facts(), _version, _program, time.time())
+    seen = sight or Sight(machine.facts(), package_version, _program, time.time())
     if platform is not None and platform.target == "kubernetes":
         return _for_cluster(platform, layout, seen)
     findings = [
@@ -257,7 +257,7 @@ def _port(address: str, port: int, key: str, needed_for: str, layout: Layout | N
 def _ledger(platform: Platform) -> list[Finding]:
     if platform.usage.ledger == "sqlite":
         return []
-    found = _version("pg8000")
+    found = package_version("pg8000")
     if found is None:
         return [Finding("pg8000", State.MISSING, "not installed", "ledger on PostgreSQL", "pip install 'kivactl[postgres]'")]
     return [Finding("pg8000", State.OK, found, "ledger on PostgreSQL")]
@@ -294,13 +294,6 @@ def _torch_version_text() -> str:
 
 def _os_package(name: str) -> str:
     return f"apt-get install {name}" if shutil.which("apt-get") else f"install the package '{name}' of your system"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _program(name: str) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import signal
 import socket
 import tempfile
@@ -26,6 +25,7 @@ from kivactl.loadtest.server import open_server
 from kivactl.loadtest.spool import packed
 from kivactl.root import PACKAGE
 from kivactl.tools import locust, machine, process
+from kivactl.tools.version import package_version
 
 USER_FILE = PACKAGE / "loadtest" / "user.py"
 _CONNECT_S = 10.0
@@ -95,7 +95,7 @@ def work(source: BinaryIO, sink: BinaryIO) -> None:
         sink.write(frame.encoded())
         sink.flush()
 
-    facts = {"version": __version__, "host": socket.gethostname(), "processors": len(os.sched_getaffinity(0)), "locust": locust.version()}
+    facts = {"version": __version__, "host": socket.gethostname(), "processors": machine.usable_processors(), "locust": package_version("locust")}
     say(Frame("hello", facts))
     line = source.readline()
     if not line.endswith(b"\n"):

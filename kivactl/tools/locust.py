@@ -10,7 +10,6 @@ import json
 import socket
 import sys
 from collections.abc import Generator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +94,6 @@ def require() -> None:
     """
     if importlib.util.find_spec("locust") is None:
         raise PreconditionError("Locust, which generates the load, is not installed", "pip install 'kivactl[local]'")
-
-
-def version() -> str | None:
-    """Of Locust; None when it is not installed."""
-    try:
-        return metadata.version("locust")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def parse_event(line: str) -> dict[str, Any] | None:

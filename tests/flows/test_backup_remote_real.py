@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from backup_site import SPEC, site, written
+from free_ports import free_ports
 
 from kivactl.errors import CheckError, PreconditionError
 from kivactl.flows import backup
@@ -41,13 +41,13 @@ class S3:
             {"name": "reader", "credentials": [{"accessKey": READER, "secretKey": READER_SECRET}], "actions": ["Read:other"]},
         ]
         (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-        self._ports = dict(zip(("master", "volume", "filer", "s3"), _free_ports(8)[::2], strict=True))
+        self._ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(8)[::2], strict=True))
         self.address = f"s3:http://127.0.0.1:{self._ports['s3']}"
         self.start()
 
     def start(self) -> None:
         used: list[int] = list(self._ports.values())
-        grpc = dict(zip(self._ports, (port for port in _free_ports(12) if port not in used), strict=False))
+        grpc = dict(zip(self._ports, (port for port in free_ports(12) if port not in used), strict=False))
         words = [f"-{name}.port={port}" for name, port in self._ports.items()] + [f"-{name}.port.grpc={port}" for name, port in grpc.items()]
         words += ["-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={self._folder / 's3.json'}", f"-dir={self._folder / 'data'}"]
         words += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=200", "-master.volumeSizeLimitMB=256"]
@@ -82,14 +82,6 @@ class S3:
             return connection.getresponse().status
         finally:
             connection.close()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 @pytest.fixture(scope="module")

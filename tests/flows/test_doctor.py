@@ -223,7 +223,7 @@ def test_the_metrics_need_a_free_port_too():
 def test_a_ledger_on_postgresql_needs_its_driver(monkeypatch):
     platform = _platform()
     remote = platform.model_copy(update={"usage": Usage(ledger="postgresql://kiva@db.example/usage")})
-    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    monkeypatch.setattr(doctor, "package_version", lambda package: None)
     finding = _by_name(examine(remote, None, _sight()))["pg8000"]
     assert (finding.state, finding.remedy) == (State.MISSING, "pip install 'kivactl[postgres]'")
     assert "pg8000" not in _by_name(examine(platform, None, _sight()))

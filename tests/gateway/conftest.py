@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_gateway import RunningGateway, free_ports
+from free_ports import free_ports
+from running_gateway import RunningGateway
 
 from kivactl.spec.gateway import Gateway, Tenant
 from kivactl.spec.platform import Alias, Model, Platform

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from free_ports import free_ports
 from pod_gateway import PodGateway
-from running_gateway import free_ports, until
+from running_gateway import until
 
 from kivactl.spec.gateway import Gateway, Tenant
 from kivactl.spec.platform import Model, Platform

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from free_ports import free_ports
 from pod_gateway import PodGateway
-from running_gateway import free_ports
 
 from kivactl.spec.gateway import Gateway, Tenant
 from kivactl.spec.platform import Alias, Model, Platform

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from free_ports import free_ports
 from pod_gateway import PodGateway
-from running_gateway import free_ports
 
 from kivactl.spec.platform import Platform
 from kivactl.stack import tokens

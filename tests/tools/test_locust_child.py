@@ -109,9 +109,3 @@ def test_the_command_line_of_processes_for_a_master_elsewhere(processes: int, fo
     assert {"--worker", "--headless"} <= set(argv)
     assert (argv[argv.index("--master-host") + 1], argv[argv.index("--master-port") + 1]) == ("127.0.0.1", "4711")
     assert ("--processes" in argv) == forked
-
-
-def test_the_version_of_locust_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert locust.version()
-    monkeypatch.setattr(locust.metadata, "version", lambda name: (_ for _ in ()).throw(locust.metadata.PackageNotFoundError))
-    assert locust.version() is None
