@@ -31,11 +31,22 @@ up: $(READY)  ## a running platform on this machine, with a first chat and a sho
 down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
+# What fails does not keep the rest from running: one run of an hour tells everything.
+test: test-system  ## everything: lint, fast and thorough tests, real Helm, engines and gateway (an hour on two cores)
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 test-fast test-thorough test-charts test-real test-alone
+
 # Tests of real processes wait more than they compute: three at a time keep two cores busy.
-test: test-system test-fast  ## everything: lint, fast and thorough tests, real Helm, engines and gateway (an hour on two cores)
+.PHONY: test-thorough test-charts test-real test-alone
+test-thorough: $(READY)
 	$(BIN)/python -m pytest -m "(hypothesis or thorough) and not real and not machines and not drills and not charts" -n auto
+
+test-charts: $(READY)
 	$(BIN)/python -m pytest -m charts -n auto
+
+test-real: $(READY)
 	$(BIN)/python -m pytest -m "real and not charts and not alone" -n 3 --dist loadfile
+
+test-alone: $(READY)
 	$(BIN)/python -m pytest -m "alone and not charts"
 
 test-machines: test-system $(READY)  ## provisioning, in an EC2 emulator and of machines made for it on this one; as root (half an hour)

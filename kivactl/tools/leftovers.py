@@ -18,6 +18,7 @@ KEEPS_ENVIRONMENT = {"SPT_NOENV": "1"}
 """Makes setproctitle leave the environment readable. Source: https://github.com/dvarrazzo/py-setproctitle#environment-variables"""
 
 _DELETED = " (deleted)"
+_LOADING_S = 0.5
 
 
 def marked(variable: str, value: str) -> list[int]:
@@ -35,7 +36,7 @@ def marked(variable: str, value: str) -> list[int]:
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         with suppress(OSError):
-            environment = Path("/proc", entry, "environ").read_bytes()
+            environment = _environment_of(entry)
             if needle in environment.split(b"\0") or (folder is not None and _is_overwritten(environment) and _folder_of(entry) == folder):
                 found.append(int(entry))
     return found
@@ -83,6 +84,27 @@ def end_marked(variable: str, value: str, clock: Clock | None = None, patience_s
         if any(not marked(variable, value) for _ in (clock or Clock()).ticks(patience_s, every_s=0.1)):
             break
     return len(pids)
+
+
+def _environment_of(entry: str) -> bytes:
+    """The environment of a process; of one whose program is just being loaded, which reads as empty for so long, once it is there."""
+    environ = Path("/proc", entry, "environ")
+    if environment := environ.read_bytes():
+        return environment
+    for _ in Clock().ticks(_LOADING_S, every_s=0.001):
+        if not _is_loading(entry):
+            break
+    return environ.read_bytes()
+
+
+def _is_loading(entry: str) -> bool:
+    """Whether a process has memory and no environment yet: between the two, `execve` has told its parent already that all is well.
+
+    Source: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html, fields 23 (vsize) and 51 (env_end).
+    """
+    fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
+    vsize, env_end = fields[20], fields[48]
+    return vsize != "0" and env_end == "0"
 
 
 def _is_overwritten(environment: bytes) -> bool:

@@ -33,6 +33,16 @@ def test_a_process_is_found_by_its_variable(child):
     assert leftovers.memory_bytes("KIVA_TEST", "mine") > 2**20
 
 
+def test_a_process_whose_program_is_just_being_loaded_is_found(monkeypatch):
+    for _ in range(300):  # most have loaded it before anybody looks
+        with subprocess.Popen(["sleep", "600"], env={"KIVA_TEST": "new", "PATH": os.environ["PATH"]}) as child:
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "listdir", lambda _, pid=child.pid: [str(pid)])  # the quickest look there is
+                found = leftovers.marked("KIVA_TEST", "new")
+            child.kill()
+        assert found == [child.pid]
+
+
 def test_such_processes_are_ended(child):
     threading.Thread(target=child.wait).start()  # or it would stay as a zombie
     assert leftovers.end_marked("KIVA_TEST", "mine") == 1
