@@ -164,7 +164,9 @@ def _foreign(foreign: Foreign) -> Bench:
         if not sign:
             raise UsageError(f"'{given}' is no tenant with a file", "--tenant-token NAME=FILE")
         tokens[name] = _secret(Path(file))
-    return Bench(Endpoint(foreign.url.rstrip("/"), token, foreign.ca, foreign.model), ServiceLevels(), Clock(), tokens, environment=machinery())
+    return Bench(
+        Endpoint(foreign.url.rstrip("/"), token, foreign.ca, foreign.model, is_foreign=True), ServiceLevels(), Clock(), tokens, environment=machinery()
+    )
 
 
 def _secret(file: Path) -> Secret:

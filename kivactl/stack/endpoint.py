@@ -28,9 +28,11 @@ class Endpoint:
         token: Bearer token.
         ca: PEM file with the authority to trust; None for the system's authorities.
         model: Name to put into `model`.
+        is_foreign: Whether it is no platform of a spec: what is wrong with it, kivactl's other commands cannot tell.
     """
 
     url: str
     token: Secret
     ca: Path | None
     model: str
+    is_foreign: bool = False

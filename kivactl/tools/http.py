@@ -9,6 +9,7 @@ import json
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from kivactl.errors import KivaError, NotReadyError, PreconditionError, ToolErro
 from kivactl.stack.endpoint import Endpoint
 
 _CONNECT_TIMEOUT_S = 5.0
+_OTHER_URL = "--url https://HOST:PORT/v1"
 
 
 class GatewayClient:
@@ -36,7 +38,9 @@ class GatewayClient:
             body = _json(response.read())
         data = body.get("data") if isinstance(body, dict) else None
         if not isinstance(data, list):
-            raise ToolError(f"{self._endpoint.url}/models does not answer as an OpenAI-compatible endpoint does", "kivactl status")
+            raise ToolError(
+                f"{self._endpoint.url}/models does not answer as an OpenAI-compatible endpoint does", _hint(self._endpoint, "kivactl status", _OTHER_URL)
+            )
         return [str(model["id"]) for model in data if isinstance(model, dict) and "id" in model]
 
     def chat(self, prompt: str, *, max_tokens: int | None = None, temperature: float | None = None, stream: bool = True) -> Iterator[str]:
@@ -89,7 +93,7 @@ class GatewayClient:
         usage = answer.get("usage") if isinstance(answer, dict) else None
         tokens = int(usage.get("completion_tokens", 0)) if isinstance(usage, dict) else 0
         if tokens < 1:
-            raise ToolError(f"the engine of '{self._endpoint.model}' answers but generates nothing", "kivactl logs")
+            raise ToolError(f"the engine of '{self._endpoint.model}' answers but generates nothing", _hint(self._endpoint, "kivactl logs"))
         return tokens
 
     def prompt_tokens(self, prompt: str) -> int | None:
@@ -112,14 +116,14 @@ class GatewayClient:
                 return
             chunk = _json(data.encode())
             if not isinstance(chunk, dict) or chunk.get("error") or chunk.get("object") == "error":
-                raise ToolError(f"the engine of '{self._endpoint.model}' broke off its answer: {_message(chunk)}", "kivactl logs")
+                raise ToolError(f"the engine of '{self._endpoint.model}' broke off its answer: {_message(chunk)}", _hint(self._endpoint, "kivactl logs"))
             for choice in chunk.get("choices") or []:
                 finished = finished or bool(choice.get("finish_reason"))
                 text = (choice.get("delta") or {}).get("content")
                 if text:
                     yield str(text)
         if not finished:
-            raise ToolError(f"the engine of '{self._endpoint.model}' broke off its answer", "kivactl logs")
+            raise ToolError(f"the engine of '{self._endpoint.model}' broke off its answer", _hint(self._endpoint, "kivactl logs"))
 
     @contextmanager
     def _sent(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[httpx.Response]:
@@ -149,7 +153,9 @@ def open_client(endpoint: Endpoint, *, timeout_s: float = 60.0) -> Iterator[Gate
         context = ssl.create_default_context(cafile=endpoint.ca)
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror if isinstance(error, FileNotFoundError) else "it holds no certificate"
-        raise PreconditionError(f"the authority to trust cannot be read from {endpoint.ca}: {reason}", "kivactl provision") from error
+        raise PreconditionError(
+            f"the authority to trust cannot be read from {endpoint.ca}: {reason}", _hint(endpoint, "kivactl provision", "--ca FILE")
+        ) from error
     timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
     # Not the environment's proxies, netrc and authorities: the endpoint is the platform's own.
     with httpx.Client(verify=context, timeout=timeout, trust_env=False) as client:
@@ -158,45 +164,56 @@ def open_client(endpoint: Endpoint, *, timeout_s: float = 60.0) -> Iterator[Gate
 
 def fault_for(endpoint: Endpoint, error: httpx.TransportError) -> KivaError:
     """The error for an endpoint that gives no whole answer."""
+    hint = partial(_hint, endpoint)
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         verification = next(cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError))
         trusted = f"the authority in {endpoint.ca}" if endpoint.ca else "any authority of this system"
-        return PreconditionError(f"the certificate of {endpoint.url} is not vouched for by {trusted}: {verification.verify_message}", "kivactl status")
+        sentence = f"the certificate of {endpoint.url} is not vouched for by {trusted}: {verification.verify_message}"
+        return PreconditionError(sentence, hint("kivactl status", "--ca FILE"))
     if any(isinstance(cause, ssl.SSLError) for cause in causes) and isinstance(error, httpx.ConnectError):
-        return PreconditionError(f"{endpoint.url} does not speak TLS as expected: {error}", "kivactl status")
+        return PreconditionError(f"{endpoint.url} does not speak TLS as expected: {error}", hint("kivactl status", _OTHER_URL))
     match error:
         case httpx.ConnectTimeout():
-            return PreconditionError(f"{endpoint.url} cannot be reached within {_CONNECT_TIMEOUT_S:g} s", "kivactl status")
+            return PreconditionError(f"{endpoint.url} cannot be reached within {_CONNECT_TIMEOUT_S:g} s", hint("kivactl status", _ask_by_hand(endpoint)))
         case httpx.ConnectError():
-            return PreconditionError(f"nothing answers at {endpoint.url}: {_last_text(causes)}", "kivactl up")
+            return PreconditionError(f"nothing answers at {endpoint.url}: {_last_text(causes)}", hint("kivactl up", _ask_by_hand(endpoint)))
         case httpx.TimeoutException():
-            return NotReadyError(f"{endpoint.url} took the request but did not answer in time", "kivactl status")
+            return NotReadyError(f"{endpoint.url} took the request but did not answer in time", hint("kivactl status"))
         case httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
             return UsageError(f"{endpoint.url} cannot be asked: {error}")
         case _:
-            return ToolError(f"{endpoint.url} broke off the connection: {error}", "kivactl logs")
+            return ToolError(f"{endpoint.url} broke off the connection: {error}", hint("kivactl logs"))
 
 
 def refusal_for(endpoint: Endpoint, status: int, body: bytes, retry_after: str | None = None) -> KivaError:
     """The error for a status of 400 and above, with what the platform says about it."""
-    said = _message(_json(body))
+    hint, said = partial(_hint, endpoint), _message(_json(body))
     match status:
         case 401 | 403:
-            return PreconditionError(f"{endpoint.url} does not accept the token: {said}", "kivactl status")
+            return PreconditionError(f"{endpoint.url} does not accept the token: {said}", hint("kivactl status", "--token-file FILE"))
         case 404 if _code(body) == "model_not_found" or "model" in said.lower():
-            return UsageError(f"{endpoint.url} serves no model named '{endpoint.model}'", "kivactl status")
+            return UsageError(f"{endpoint.url} serves no model named '{endpoint.model}'", hint("kivactl status", "--model NAME"))
         case 404:
-            return UsageError(f"{endpoint.url} is not the address of an OpenAI-compatible endpoint: {said}", "kivactl status")
+            return UsageError(f"{endpoint.url} is not the address of an OpenAI-compatible endpoint: {said}", hint("kivactl status", _OTHER_URL))
         case 429:
             when = f"; try again in {retry_after} s" if retry_after else ""
-            return PreconditionError(f"{endpoint.url} has had too many requests from this token{when}", "kivactl status")
+            return PreconditionError(f"{endpoint.url} has had too many requests from this token{when}", hint("kivactl status"))
         case 502 | 503 | 504:
-            return NotReadyError(f"no engine of '{endpoint.model}' answers at the moment: {said}", "kivactl status")
+            return NotReadyError(f"no engine of '{endpoint.model}' answers at the moment: {said}", hint("kivactl status"))
         case _ if status < 500:
             return UsageError(f"{endpoint.url} refuses the request with status {status}: {said}")
         case _:
-            return ToolError(f"the engine of '{endpoint.model}' failed with status {status}: {said}", "kivactl logs")
+            return ToolError(f"the engine of '{endpoint.model}' failed with status {status}: {said}", hint("kivactl logs"))
+
+
+def _hint(endpoint: Endpoint, own: str, foreign: str = "") -> str:
+    """The next command: of the platform's own, or, where an endpoint was named by hand, what to name otherwise."""
+    return foreign if endpoint.is_foreign else own
+
+
+def _ask_by_hand(endpoint: Endpoint) -> str:
+    return f"curl -v {endpoint.url}/models"
 
 
 def _events(response: httpx.Response) -> Iterator[str]:

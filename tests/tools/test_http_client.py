@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kivactl.errors import KivaError, NotReadyError, PreconditionError, ToolError, UsageError
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.secret import Secret
-from kivactl.tools.http import GatewayClient, open_client
+from kivactl.tools.http import GatewayClient, fault_for, open_client, refusal_for
 
 ENDPOINT = Endpoint("https://kiva/v1", Secret("hush"), None, "m")
 
@@ -133,6 +134,25 @@ def test_faults(error: httpx.TransportError, kind: type[KivaError], sentence: st
         asked(reply).models()
 
 
+FOREIGN = replace(ENDPOINT, is_foreign=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (refusal_for(FOREIGN, 401, b""), "--token-file FILE"),
+        (refusal_for(FOREIGN, 404, b'{"error": {"code": "model_not_found"}}'), "--model NAME"),
+        (refusal_for(FOREIGN, 404, b""), "--url https://HOST:PORT/v1"),
+        (refusal_for(FOREIGN, 503, b""), ""),
+        (refusal_for(FOREIGN, 500, b""), ""),
+        (fault_for(FOREIGN, httpx.ConnectError("no")), "curl -v https://kiva/v1/models"),
+        (fault_for(FOREIGN, httpx.ReadError("no")), ""),
+    ],
+)
+def test_for_an_endpoint_that_is_no_platform_of_a_spec_no_command_of_one_is_suggested(error: KivaError, hint: str) -> None:
+    assert error.hint == hint
+
+
 def test_nobody_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -195,8 +215,11 @@ def test_a_trusted_certificate(tls_server: tuple[str, Path]) -> None:
 
 def test_a_certificate_that_is_not_trusted(tls_server: tuple[str, Path]) -> None:
     url, _ = tls_server
-    with open_client(Endpoint(url, Secret("hush"), None, "m")) as client, pytest.raises(PreconditionError, match="is not vouched for by any authority"):
-        client.models()
+    for is_foreign, hint in ((False, "kivactl status"), (True, "--ca FILE")):
+        endpoint = Endpoint(url, Secret("hush"), None, "m", is_foreign)
+        with open_client(endpoint) as client, pytest.raises(PreconditionError, match="is not vouched for by any authority") as caught:
+            client.models()
+        assert caught.value.hint == hint
 
 
 def test_a_certificate_for_another_name(tls_server: tuple[str, Path]) -> None:
