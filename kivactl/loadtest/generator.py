@@ -14,12 +14,14 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import gevent
 from gevent import monkey
 from gevent.event import AsyncResult, Event
 
+from kivactl.loadtest.alarm import Alarm
 from kivactl.loadtest.answer import Answer, Order
 from kivactl.loadtest.arrivals import share_of
 from kivactl.loadtest.assignment import Assignment, Folder
@@ -164,14 +166,15 @@ class Generator:
 
     def _arrive(self) -> None:
         """The open loop: each request at its moment; what is late is sent at once, and nothing is left out."""
-        for index, at_s in share_of(self.work.schedule(), self._worker, self._workers):
-            due_ns = self._start_ns + round(at_s * 1e9)
-            conversation = self._conversations.begin(index)
-            order = conversation.order(due_ns)
-            _sleep_until(due_ns)
-            if self._is_finishing:
-                return
-            self._send(conversation, order)
+        with closing(Alarm()) as alarm:
+            for index, at_s in share_of(self.work.schedule(), self._worker, self._workers):
+                due_ns = self._start_ns + round(at_s * 1e9)
+                conversation = self._conversations.begin(index)
+                order = conversation.order(due_ns)
+                alarm.sleep_until(due_ns)
+                if self._is_finishing:
+                    return
+                self._send(conversation, order)
         self._is_exhausted = True
 
     def _go_on(self, conversation: Conversation, due_ns: int) -> None:
