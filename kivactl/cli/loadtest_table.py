@@ -77,6 +77,8 @@ def show_plan(sink: Sink, told: Mapping[str, Any]) -> None:
     sink.text(f"{told['scenario']}: {told['load']}, {told['warm_up_s']:g} s of warm-up{length}{requests}{search}")
     where = f" on each of {', '.join(told['machines'])}" if told["machines"] else ""
     sink.text(f"Sent by {processes_text(told['processes'])} of the load generator{where}.")
+    if told["warning"]:
+        sink.warn(told["warning"])
     total = sum(kind["share"] for kind in told["kinds"])
     rows = [
         (

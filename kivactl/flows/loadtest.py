@@ -20,7 +20,7 @@ from kivactl.loadtest.engine_samples import read_samples
 from kivactl.loadtest.levels import Level
 from kivactl.loadtest.material import Material
 from kivactl.loadtest.metrics import Conditions, Window, summary_for
-from kivactl.loadtest.processes import staffed
+from kivactl.loadtest.processes import beyond, staffed
 from kivactl.loadtest.prompts import Prompts, Text
 from kivactl.loadtest.record import read_records
 from kivactl.loadtest.results import write_results
@@ -170,7 +170,8 @@ def run_assignment(
                 run.write_environment()
                 yield Outcome(MACHINES, Status.DONE, f"{len(assignment.machines)} ready, {assignment.processes} processes", clock.now_s() - began_s)
                 began_s = clock.now_s()
-            yield Outcome(step, Status.STARTED, f"{assignment.words} on '{assignment.model}'", data=_outlook(assignment, levels, series))
+            begins = "; ".join(filter(None, (f"{assignment.words} on '{assignment.model}'", beyond(assignment))))
+            yield Outcome(step, Status.STARTED, begins, data=_outlook(assignment, levels, series))
             for event in events:
                 progress = run.take(event)
                 if bench.remotes and run.broken and not run.has_spawned:  # the master waits on for processes that will not come

@@ -16,7 +16,7 @@ from kivactl.flows.search import run_search
 from kivactl.flows.surroundings import machinery, surroundings_of
 from kivactl.journal import run_name
 from kivactl.loadtest.catalogue import Changes, load_scenario
-from kivactl.loadtest.processes import staffed
+from kivactl.loadtest.processes import beyond, staffed
 from kivactl.loadtest.scenario import Scenario, assignment_for
 from kivactl.plan import Outcome
 from kivactl.spec.platform import ServiceLevels
@@ -117,6 +117,7 @@ def plan_measure(scenario: str, changes: Changes, url: str | None = None, remote
         "search": searching,
         "machines": list(work.machines),
         "processes": work.processes // max(1, len(work.machines)),
+        "warning": beyond(work) or None,
         "kinds": [
             {
                 "name": kind.name,

@@ -14,9 +14,12 @@ from urllib.parse import urlsplit
 
 from kivactl.errors import UsageError
 from kivactl.loadtest.assignment import Assignment
+from kivactl.loadtest.wording import processes_text
 
 _EVENTS_PER_S = 40_000
 """What one process carries: 800 streams of 50 tokens/s, at 12.5 us of a processor's time for each token event."""
+_MOST_EVENTS_PER_S = 2 * _EVENTS_PER_S
+"""What keeps a processor fully busy."""
 _STREAM_TOKENS_PER_S = 50
 """Of a stream in a closed loop, whose pace is the engine's; few engines give one user more."""
 _EVENTS_OF_REQUEST = 25
@@ -64,6 +67,16 @@ def staffed(work: Assignment, wanted: int | None, processors: int, machines: Seq
 
 def _at_most(work: Assignment, each: int, machines: int) -> int:
     return min(max(1, each), work.users // machines) if work.users else max(1, each)
+
+
+def beyond(work: Assignment) -> str:
+    """What is to be expected when the load is more than its processes can carry on a processor each, in a sentence's part; else empty."""
+    events, most = events_per_s(work), work.processes * _MOST_EVENTS_PER_S
+    if events <= most:
+        return ""
+    readable = f"{processes_text(work.processes)} can read {most:,}"
+    remedy = "--on names more machines, --rate and --users ask less"
+    return f"up to {events:,.0f} token events/s, of which {readable}: the measurement is likely to be invalid; {remedy}"
 
 
 def events_per_s(work: Assignment) -> float:

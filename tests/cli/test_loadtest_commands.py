@@ -126,6 +126,14 @@ def test_a_plan_touches_nothing(kivactl: Kivactl, words: list[str], lines: str, 
     assert shown.code == 0, shown.stderr
     assert lines in shown.stdout
     assert list(tmp_path.iterdir()) == []
+    assert not shown.stderr
+
+
+def test_a_plan_says_that_a_load_is_beyond_the_generator(kivactl: Kivactl) -> None:
+    shown = kivactl("loadtest", "chat", "--rate", "100000", "--plan")
+    assert shown.code == 0
+    assert "warning: up to " in shown.stderr
+    assert "likely to be invalid; --on names more machines" in shown.stderr
 
 
 @pytest.mark.parametrize(

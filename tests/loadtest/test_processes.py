@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kivactl.errors import UsageError
-from kivactl.loadtest.processes import events_per_s, is_here, processes_for, staffed
+from kivactl.loadtest.processes import beyond, events_per_s, is_here, processes_for, staffed
 from kivactl.loadtest.scenario import Scenario, assignment_for
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.secret import Secret
@@ -36,6 +36,19 @@ def work(url: str = FAR, **what: Any) -> Any:
 )
 def test_what_a_load_makes_of_work(what: dict[str, Any], events: float) -> None:
     assert events_per_s(work(**what)) == pytest.approx(events)
+
+
+@pytest.mark.parametrize(
+    ("rate", "processes", "warning"),
+    [
+        (400, 1, ""),
+        (401, 1, "up to 80,200 token events/s, of which 1 process can read 80,000: the measurement is likely to be invalid"),
+        (800, 2, ""),
+        (5000, 2, "up to 1,000,000 token events/s, of which 2 processes can read 160,000: the measurement is likely to be invalid"),
+    ],
+)
+def test_more_than_the_generator_can_is_said_beforehand(rate: float, processes: int, warning: str) -> None:
+    assert beyond(staffed(work(load={"rate": rate}), processes, 4)).partition(";")[0] == warning
 
 
 def test_a_trace_counts_with_its_busiest_second(tmp_path: Any) -> None:
