@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import tiny_model
-from free_ports import free_pair
 
 from kivactl.spec.load import load, paths
 from kivactl.stack.layout import Layout
 from kivactl.targets.rollout import STATE_VARIABLE
 from kivactl.tools import leftovers
+from kivactl.tools.ports import free_pair
 
 SPEC = """\
 name: test

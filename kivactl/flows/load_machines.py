@@ -23,7 +23,8 @@ from kivactl.loadtest.clocks import Offset
 from kivactl.loadtest.frames import Frame, FrameReader
 from kivactl.loadtest.spool import Arriving
 from kivactl.stack.secret import Secret
-from kivactl.tools import locust, process
+from kivactl.tools import process
+from kivactl.tools.ports import free_port
 from kivactl.tools.ssh_session import NOT_FOUND, Remote, port_lent, refusal_for, session_argv
 
 COMMAND = ("kivactl", "loadtest", "worker")
@@ -67,7 +68,7 @@ class LoadMachines:
     """
 
     def __init__(self, remotes: Sequence[Remote], assignment: Assignment, tokens: Mapping[str, Secret], files: Folder) -> None:
-        self.port = locust.free_port() if remotes else None
+        self.port = free_port() if remotes else None
         self._assignment, self._tokens, self._files = assignment, tokens, files
         self._offsets: dict[int, Offset] = {}
         self._clocks: dict[str, float] = {}

@@ -22,9 +22,9 @@ from kivactl.plan import Outcome
 from kivactl.spec.platform import ServiceLevels
 from kivactl.stack.endpoint import Endpoint
 from kivactl.stack.secret import Secret
-from kivactl.tools import locust
 from kivactl.tools.clock import Clock
 from kivactl.tools.machine import usable_processors
+from kivactl.tools.ports import LOOPBACK
 from kivactl.tools.ssh_session import Remote, parse_remote
 
 _NAME = "kivactl-loadtest"
@@ -76,7 +76,7 @@ def measure(
         chosen = chosen.spread_over([tenant.name for tenant in platform.platform.gateway.tenants])
         bench, below = _own(platform, chosen, model), platform.layout.loadtests
     run = run_search if chosen.capacity or chosen.sweep else run_loadtest
-    environment = {**bench.environment, **({"generators": [remote.name for remote in remotes]} if remotes else {})}
+    environment = {**bench.environment, **({"generators": {remote.name: {} for remote in remotes}} if remotes else {})}
     yield from run(replace(bench, page_port=page_port, remotes=remotes, environment=environment), chosen, folder or below / run_name(chosen.name))
 
 
@@ -104,7 +104,7 @@ def plan_measure(scenario: str, changes: Changes, url: str | None = None, remote
         remotes: The machines that would send them, each with as many processes.
     """
     chosen = load_scenario(scenario, changes)
-    work = assignment_for(chosen, Endpoint(url or f"http://{locust.LOOPBACK}/v1", Secret(""), None, ""))
+    work = assignment_for(chosen, Endpoint(url or f"http://{LOOPBACK}/v1", Secret(""), None, ""))
     work = staffed(work, chosen.processes, usable_processors(), [remote.name for remote in remotes])
     due = work.due_within(work.duration_s) if work.is_open else None
     searching = "capacity" if chosen.capacity else "sweep" if chosen.sweep else ""

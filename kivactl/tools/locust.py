@@ -15,8 +15,8 @@ from typing import Any
 
 from kivactl.errors import PreconditionError, ToolError
 from kivactl.tools import process
+from kivactl.tools.ports import LOOPBACK, free_port
 
-LOOPBACK = "127.0.0.1"
 MARKER = "kiva-loadtest "
 """Begins each line that is meant for us; whatever else the child prints is talk."""
 
@@ -76,14 +76,6 @@ def _claim(port: int) -> None:
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else "a port is at most 65535"
             raise PreconditionError(f"Locust's page cannot be served on port {port}: {reason}", "--ui PORT, with another port") from None
-
-
-def free_port() -> int:
-    """A port of the loopback interface on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def require() -> None:

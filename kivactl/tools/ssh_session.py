@@ -16,9 +16,9 @@ from pathlib import Path
 
 from kivactl.errors import KivaError, PreconditionError, UsageError
 from kivactl.tools import process
+from kivactl.tools.ports import LOOPBACK
 from kivactl.tools.ssh import CONNECT_S, Contact, contact_of
 
-LOOPBACK = "127.0.0.1"
 NOT_FOUND = 127
 """Exit code of a shell that does not find the command. Source: POSIX.1-2024, "Shell Command Language", 2.8.2."""
 

@@ -1,8 +1,9 @@
 """The platform of stand-ins, ended after each test."""
 
 import pytest
-from free_ports import free_pair
 from stand_in_platform import Site
+
+from kivactl.tools.ports import free_pair
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,9 +66,8 @@ def test_without_locust_the_hint_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_asking_for_locust_does_not_import_it() -> None:
-    locust.require()
-    assert "locust" not in sys.modules
-    assert "gevent" not in sys.modules
+    fresh = "import sys; from kivactl.tools import locust; locust.require(); print(sorted({'locust', 'gevent'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", fresh], check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def child(script: str) -> tuple[str, ...]:

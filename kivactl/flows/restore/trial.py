@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -36,8 +35,7 @@ from kivactl.targets.local import LocalTarget
 from kivactl.targets.pair import install_pair
 from kivactl.targets.release import read_release, write_file, write_release
 from kivactl.tools import machine
-
-_ADDRESS = "127.0.0.1"
+from kivactl.tools.ports import LOOPBACK, free_pair
 
 
 class Engines(StrEnum):
@@ -108,10 +106,10 @@ def trial_platform(platform: Platform, tree: Path, manifest: Manifest, port: int
     content = {model.name: str(tree / model.at) for model in manifest.models if model.with_content and model.at}
     gateway = with_files_of(platform, tree, manifest).gateway
     changes: dict[str, Any] = {
-        "address": _ADDRESS,
+        "address": LOOPBACK,
         "port": port,
         "tls": gateway.tls.model_copy(update={"certificate": None, "key": None, "names": ("localhost",)}),
-        "metrics": gateway.metrics.model_copy(update={"address": _ADDRESS, "port": None}),
+        "metrics": gateway.metrics.model_copy(update={"address": LOOPBACK, "port": None}),
         "tracing": None,
     }
     return platform.model_copy(
@@ -148,7 +146,7 @@ def _deployment_for(deployment: Deployment, tree: Path, manifest: Manifest, stat
     theirs = load(tree / manifest.spec, manifest.environment)
     ours = {model.name: model.source for model in deployment.platform.models}
     models = tuple(model.model_copy(update={"source": ours.get(model.name, model.source)}) for model in theirs.platform.models)
-    platform = trial_platform(theirs.platform.model_copy(update={"models": models}), tree, manifest, _free_port())
+    platform = trial_platform(theirs.platform.model_copy(update={"models": models}), tree, manifest, free_pair())
     loaded = Loaded(platform, theirs.files, theirs.folder, theirs.digest)
     return replace(deployment, loaded=loaded, layout=Layout(state, deployment.layout.cache), reload=lambda: loaded)
 
@@ -161,7 +159,7 @@ def _issue_certificate(trying: Deployment) -> None:
         write_file(layout.ca_key, key.decode())
         write_file(layout.ca_certificate, authority_for(key, platform=name, now=now).decode())
     key, authority, authority_key = new_key(), layout.ca_certificate.read_bytes(), layout.ca_key.read_bytes()
-    names = [f"IP:{_ADDRESS}", "DNS:localhost"]
+    names = [f"IP:{LOOPBACK}", "DNS:localhost"]
     install_pair(layout, key, server_certificate_for(key, platform=name, names=names, authority=authority, authority_key=authority_key, now=now))
 
 
@@ -244,16 +242,3 @@ def _billed(layout: Layout) -> list[Any]:
         return []
     with closing(open_ledger(f"{SQLITE}{layout.ledger}", "", read_only=True)) as ledger:
         return [(key, sums) for key, sums in ledger.days() if key.tenant != OPERATOR]
-
-
-def _free_port() -> int:
-    """A port whose neighbour, for the metrics, is free too."""
-    while True:
-        with closing(socket.socket()) as one, closing(socket.socket()) as two:
-            one.bind((_ADDRESS, 0))
-            port = int(one.getsockname()[1])
-            try:
-                two.bind((_ADDRESS, port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -251,13 +250,6 @@ def test_a_spec_of_another_name(deployment, fetched, started):
     know(fetched, "spec/site.yaml")
     list(trial(deployment, fetched))
     assert started.deployments[0].platform.name == "kiva"
-
-
-def test_the_port_and_its_neighbour_are_free():
-    port = trying._free_port()
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", port))
-        two.bind(("127.0.0.1", port + 1))
 
 
 def test_nothing_metered_adds_up_to_nothing(tmp_path):

@@ -1,0 +1,34 @@
+"""Ports that are free."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from kivactl.tools import ports
+
+
+def test_nobody_listens_on_a_free_port() -> None:
+    with socket.socket() as one:
+        one.bind((ports.LOOPBACK, ports.free_port()))
+
+
+def test_a_pair_has_both_ports_free_and_below_those_of_connections() -> None:
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(20):
+        port = ports.free_pair()
+        assert port + 1 < lowest
+        with socket.socket() as one, socket.socket() as other:
+            one.bind((ports.LOOPBACK, port))
+            other.bind((ports.LOOPBACK, port + 1))
+
+
+def test_a_port_whose_neighbour_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, free = ports.free_pair(), ports.free_pair()
+    chances = iter((taken, free))
+    monkeypatch.setattr("random.SystemRandom.choice", lambda *_: next(chances))
+    with socket.socket() as neighbour:
+        neighbour.bind((ports.LOOPBACK, taken + 1))
+        assert ports.free_pair() == free
