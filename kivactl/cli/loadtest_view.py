@@ -156,7 +156,7 @@ def _lag(levels: Sequence[Level], facts: Mapping[str, Any]) -> _Row:
     lag_ms, itl_ms = facts.get("generator_lag_p99_ms"), facts.get("itl_p50_ms")
     if lag_ms is None:
         return _Row("lag", "-", "of the generator")
-    allowed_ms = allowed_loop_lag_ms(levels, itl_ms / 1e3 if itl_ms is not None else None)
+    allowed_ms = allowed_loop_lag_ms(levels, itl_ms / 1e3 if itl_ms is not None else None, by_kernel=bool(facts.get("stamps_by_kernel")))
     holds = lag_ms <= allowed_ms
     more = "of the generator" if holds else "of the generator: invalid"
     style = "" if holds else _OVER

@@ -62,9 +62,9 @@ class Answer:
     """
 
     __slots__ = (
-        "_aligned", "_around", "_counted", "_events", "_framed", "_http", "_kept", "_plain", "_sse", "_token_counts", "cached_tokens", "completion_tokens",
-        "connect_ns", "deadline_ns", "failure", "finish_reason", "first_output_ns", "has_body", "is_cut", "is_done", "order", "prompt_tokens", "reason",
-        "sent_ns", "start_ns", "token_ns",
+        "_aligned", "_around", "_counted", "_events", "_framed", "_http", "_kept", "_plain", "_sse", "_token_counts", "by_kernel", "cached_tokens",
+        "completion_tokens", "connect_ns", "deadline_ns", "failure", "finish_reason", "first_output_ns", "has_body", "is_cut", "is_done", "order",
+        "prompt_tokens", "reason", "sent_ns", "start_ns", "token_ns",
     )  # fmt: skip
 
     def __init__(self, order: Order, start_ns: int) -> None:
@@ -84,6 +84,7 @@ class Answer:
         self.is_cut = False
         self.is_done = False
         self.has_body = False
+        self.by_kernel = True
         self._http = AnswerParser()
         self._sse = EventParser()
         self._plain = b""  # a body that is not streamed, or a refusal
@@ -183,6 +184,7 @@ class Answer:
             first_output_ns=self.first_output_ns if self.first_output_ns is not None or not self.token_ns else self.token_ns[0],
             cached_tokens=self.cached_tokens,
             turn=self.order.turn,
+            by_kernel=self.by_kernel and bool(self.token_ns),
         )
 
     @property

@@ -1,7 +1,8 @@
 """Sends requests and times their answers: all of a process on one thread, no switch of context for a token.
 
-Each socket is watched by one `epoll`; what is there is read, stamped at once, and only then looked at. A descriptor of its
-own makes the client part of any other loop: watch it, and call `work` when it is readable. Nothing here knows Locust.
+Each socket is watched by one `epoll`; what is there is read, and looked at only then. Its stamp is the kernel's, of when it arrived; where
+there is none, of when it was read. A descriptor of its own makes the client part of any other loop: watch it, and call `work` when it is
+readable. Nothing here knows Locust.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kivactl.loadtest.answer import Answer, Order, Progress
+from kivactl.loadtest.kernel_stamps import ANCILLARY_BYTES, KernelStamps, ask_for
 from kivactl.loadtest.record import Record
 from kivactl.loadtest.server import Server
 
@@ -43,7 +45,7 @@ class Poller(Protocol):
 class _Connection:
     """A socket, with TLS where asked for, and the answer it brings at the moment."""
 
-    __slots__ = ("address", "answer", "events", "fd", "incoming", "is_open", "on_end", "outgoing", "raw", "tls", "unsent")
+    __slots__ = ("address", "answer", "events", "fd", "incoming", "is_open", "on_end", "outgoing", "raw", "seen_ns", "tls", "unsent")
 
     def __init__(self, server: Server, address: int) -> None:
         family, where = server.addresses[address]
@@ -51,6 +53,8 @@ class _Connection:
         self.raw = _socket.socket(family, _socket.SOCK_STREAM)
         self.raw.setblocking(False)
         self.raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        ask_for(self.raw)
+        self.seen_ns = 0  # the last moment at which something arrived or was sent
         self.fd = self.raw.fileno()
         self.is_open = False
         self.events = 0
@@ -80,8 +84,10 @@ class Client:
         self._poller = poller or select.epoll()
         self._connections: dict[int, _Connection] = {}
         self._idle: list[_Connection] = []  # the last used comes first: the fewer are kept busy, the fewer grow stale
+        self._stamps = KernelStamps()
         self.under_way = 0
         self.token_events = 0
+        self.by_kernel = True  # whether all stamps so far are the kernel's
 
     def fileno(self) -> int:
         """Readable when there is work."""
@@ -108,6 +114,7 @@ class Client:
         """Read what is there; returns when nothing is, or others must have their turn."""
         until_ns = time.perf_counter_ns() + _LONGEST_TURN_NS
         while ready := self._poller.poll(0, 256):
+            self._stamps.look()
             for fd, events in ready:
                 connection = self._connections.get(fd)
                 if connection is not None:
@@ -186,7 +193,7 @@ class Client:
         """Send the request on an open connection."""
         answer = connection.answer
         assert answer is not None
-        answer.sent_ns = time.perf_counter_ns()
+        answer.sent_ns = connection.seen_ns = time.perf_counter_ns()
         if connection.tls is None:
             connection.unsent = memoryview(answer.order.request)
         else:
@@ -253,13 +260,15 @@ class Client:
 
     def _read(self, connection: _Connection) -> None:
         try:
-            received = connection.raw.recv(_READ_BYTES)
+            received, ancillary, _, _ = connection.raw.recvmsg(_READ_BYTES, ANCILLARY_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
             self._broken(connection, error)
             return
-        stamp_ns = time.perf_counter_ns()
+        read_ns = time.perf_counter_ns()
+        arrival_ns = self._stamps.arrival_ns(ancillary, connection.seen_ns, read_ns)
+        stamp_ns = connection.seen_ns = read_ns if arrival_ns is None else arrival_ns
         if connection.tls is not None:
             plain = self._decrypted(connection, received)
             if plain is None:
@@ -272,6 +281,8 @@ class Client:
             self._close(connection)
             return
         if received:
+            if arrival_ns is None:
+                self.by_kernel = answer.by_kernel = False
             before = len(answer.token_ns)
             progress = answer.feed(received, stamp_ns)
             self.token_events += len(answer.token_ns) - before

@@ -239,6 +239,7 @@ class Conductor:
                 ttft_p95_ms=ttft.percentile_ms(95),
                 itl_p50_ms=itl.percentile_ms(50),
                 itl_p95_ms=itl.percentile_ms(95),
+                stamps_by_kernel=all(tick["by_kernel"] for tick in ticks),
                 **self._lags(),
             )
             tokens, sent, then_ns = total["token_events"], total["sent"], now_ns

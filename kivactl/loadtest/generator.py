@@ -267,6 +267,7 @@ class Generator:
             "token_events": self._client.token_events if self._client else 0,
             "exhausted": self._is_exhausted,
             "finished": finished,
+            "by_kernel": self._client.by_kernel if self._client else True,
             "lag": self._lag.as_dict(),
             "ttft": self._ttft.as_dict(),
             "itl": self._itl.as_dict(),

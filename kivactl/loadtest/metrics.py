@@ -28,6 +28,10 @@ class Verdict:
     met: bool
 
 
+_SURELY_BY_KERNEL_RATIO = 0.99
+"""A jump of the wall clock leaves a stamp to the generator here and there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The measured phase, in nanoseconds of the monotonic clock: [start, end)."""
@@ -120,6 +124,7 @@ class Summary:
         tokens_per_event: Above 1.05 the engine joins tokens, and gaps between events are not gaps between tokens.
         most_under_way: Requests under way at the same time, at most.
         send_lag_p99_ms: How late the generator turned to requests; None in a closed loop.
+        stamps_by_kernel: Whether tokens were stamped by the kernel, as they arrived; else as the generator came to read them.
         groups: The same in short for each kind of requests in a mix.
         machines: Other machines that generated the load, and how well each one's clock is known; empty where this one did.
         invalid: Why the figures cannot be believed; None when they can.
@@ -159,6 +164,7 @@ class Summary:
     most_under_way: int
     generator_lag_p99_ms: float | None
     send_lag_p99_ms: float | None
+    stamps_by_kernel: bool
     attainment: Attainment
     service_levels: tuple[Verdict, ...]
     warnings: tuple[str, ...]
@@ -194,7 +200,8 @@ def summary_for(records: Iterable[Record], window: Window | None, levels: tuple[
     attainment = attainment_of(measured, due, levels)
     error_ratio = len(bad) / (len(good) + len(bad)) if good or bad else 0.0
     lag = distribution_of(_known(record.send_lag_s for record in measured))
-    lags = validity.Lags(conditions.generator_lag_p99_ms, lag.p99 * 1e3 if lag else None)
+    by_kernel = bool(good) and sum(record.by_kernel for record in good) >= _SURELY_BY_KERNEL_RATIO * len(good)
+    lags = validity.Lags(conditions.generator_lag_p99_ms, lag.p99 * 1e3 if lag else None, by_kernel)
     prompt_tokens = sum(record.prompt_tokens or 0 for record in good)
     cached = _known(record.cached_tokens for record in good)
     return Summary(
@@ -224,6 +231,7 @@ def summary_for(records: Iterable[Record], window: Window | None, levels: tuple[
         most_under_way=most_under_way(everything),
         generator_lag_p99_ms=lags.loop_ms,
         send_lag_p99_ms=lags.send_ms,
+        stamps_by_kernel=by_kernel,
         attainment=attainment,
         service_levels=verdicts_for(levels, times, error_ratio, attainment, is_open=is_open),
         warnings=tuple(validity.warnings(good, tokens_per_event, lags, times["itl_s"])),

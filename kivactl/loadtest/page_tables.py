@@ -160,11 +160,12 @@ def mix(told: Mapping[str, Any]) -> Table | None:
 def validity(told: Mapping[str, Any]) -> Table:
     """How late the generator was, and how late it might have been."""
     levels = [Level(level["name"], level["limit"]) for level in told["service_levels"]]
-    itl_s = told["itl_s"]["p50"] if told["itl_s"] else None
+    itl_s, by_kernel = told["itl_s"]["p50"] if told["itl_s"] else None, told.get("stamps_by_kernel", False)
     rows = [
-        _lag("Lag of the generator's loop, p99", told["generator_lag_p99_ms"], allowed_loop_lag_ms(levels, itl_s)),
+        _lag("Lag of the generator's loop, p99", told["generator_lag_p99_ms"], allowed_loop_lag_ms(levels, itl_s, by_kernel=by_kernel)),
         _lag("Delay of sending requests that were due, p99", told["send_lag_p99_ms"], allowed_send_lag_ms(levels)),
     ]
+    rows.append(Row(("Tokens are stamped", "by the kernel, as they arrive" if by_kernel else "by the generator, as it reads them", "", "")))
     if told["send_lag_p99_ms"] is not None:
         unsent = told["due"] - told["requests"] - told["cut"]
         rows.append(Row(("Requests that were due and never sent", str(unsent), "0", "✘ no" if unsent else "✔ yes"), "bad" if unsent else "good"))

@@ -63,6 +63,7 @@ class Record:
         first_output_ns: Stamp of the first token that is not reasoning.
         cached_tokens: Prompt tokens that the engine had in its prefix cache, where it says.
         turn: Of its conversation, from 0; all turns of one have the same index.
+        by_kernel: Whether stamps are the kernel's, of when bytes arrived; else they are of when the generator came to read them.
     """
 
     index: int
@@ -86,6 +87,7 @@ class Record:
     first_output_ns: int | None = None
     cached_tokens: int | None = None
     turn: int = 0
+    by_kernel: bool = False
 
     @property
     def succeeded(self) -> bool:

@@ -19,6 +19,8 @@ TOKENS_PER_EVENT = 1.05
 _FEWEST_FOR_P95 = 20
 _LEAST_SEND_LAG_MS, _SEND_LAG_OF_TTFT_RATIO = 5.0, 0.05
 _LEAST_LOOP_LAG_MS, _LOOP_LAG_OF_ITL_RATIO = 2.0, 0.1
+_LOOP_LAG_OF_ITL_RATIO_BY_KERNEL = 0.5
+"""Where the kernel stamps what arrives, a late loop falsifies nothing, until a token waits so long that the next one joins it."""
 _RATE_OFF_RATIO = 0.01
 
 
@@ -27,12 +29,14 @@ class Lags:
     """How late the generator was, 99th percentile in milliseconds; None where it is not known.
 
     Attributes:
-        loop_ms: Of its loop: every stamp may be late by as much.
+        loop_ms: Of its loop: each stamp that is not the kernel's may be late by as much.
         send_ms: Of turning to requests that were due.
+        by_kernel: Whether stamps are the kernel's.
     """
 
     loop_ms: float | None
     send_ms: float | None
+    by_kernel: bool = False
 
 
 def fault(
@@ -71,15 +75,22 @@ def allowed_send_lag_ms(levels: Iterable[Level]) -> float:
     return max(_LEAST_SEND_LAG_MS, ttft_ms * _SEND_LAG_OF_TTFT_RATIO)
 
 
-def allowed_loop_lag_ms(levels: Iterable[Level], itl_p50_s: float | None) -> float:
-    """How late the generator's loop may be (p99), in milliseconds: a fraction of the least time between tokens that is promised, or that was measured."""
+def allowed_loop_lag_ms(levels: Iterable[Level], itl_p50_s: float | None, *, by_kernel: bool) -> float:
+    """How late the generator's loop may be (p99), in milliseconds: a fraction of the least time between tokens that is promised, or that was measured.
+
+    Args:
+        levels: What is promised.
+        itl_p50_s: What was measured.
+        by_kernel: Whether stamps are the kernel's, so that a late loop falsifies only what it joins.
+    """
+    ratio = _LOOP_LAG_OF_ITL_RATIO_BY_KERNEL if by_kernel else _LOOP_LAG_OF_ITL_RATIO
     promised_s = min((level.limit for level in levels if level.metric in ("tpot", "itl")), default=None)
-    return max(_LEAST_LOOP_LAG_MS, (itl_p50_s or 0.0 if promised_s is None else promised_s) * 1e3 * _LOOP_LAG_OF_ITL_RATIO)
+    return max(_LEAST_LOOP_LAG_MS, (itl_p50_s or 0.0 if promised_s is None else promised_s) * 1e3 * ratio)
 
 
 def warnings(good: Sequence[Record], tokens_per_event: float | None, lags: Lags, itl_s: Distribution | None) -> Iterator[str]:
     """What to keep in mind about the figures."""
-    if lags.loop_ms is not None and itl_s is not None and lags.loop_ms > max(_LEAST_LOOP_LAG_MS, itl_s.p50 * 1e3 * _LOOP_LAG_OF_ITL_RATIO):
+    if lags.loop_ms is not None and itl_s is not None and not lags.by_kernel and lags.loop_ms > allowed_loop_lag_ms((), itl_s.p50, by_kernel=False):
         yield f"the load generator was up to {time_text(lags.loop_ms / 1e3)} late (p99): times between tokens are too long by as much here and there"
     if 0 < len(good) < _FEWEST_FOR_P95:
         yield f"only {len(good)} requests succeeded: a 95th percentile of so few says little"
@@ -109,10 +120,11 @@ def _of_schedule(measured: Sequence[Record], due: int, window_s: float, levels: 
 def _of_loop(good: Sequence[Record], levels: tuple[Level, ...], lags: Lags, itl_s: Distribution | None) -> str | None:
     if lags.loop_ms is None or not good:
         return None
-    allowed_ms = allowed_loop_lag_ms(levels, itl_s.p50 if itl_s else None)
+    allowed_ms = allowed_loop_lag_ms(levels, itl_s.p50 if itl_s else None, by_kernel=lags.by_kernel)
     if lags.loop_ms <= allowed_ms:
         return None
-    of_what = limit_text(allowed_ms / 1e3) + (", a tenth of the time between tokens" if allowed_ms > _LEAST_LOOP_LAG_MS else "")
+    part = "half" if lags.by_kernel else "a tenth"
+    of_what = limit_text(allowed_ms / 1e3) + (f", {part} of the time between tokens" if allowed_ms > _LEAST_LOOP_LAG_MS else "")
     cause = "it shares its processors with something busy, or has too much to do"
     return f"the load generator was late by {time_text(lags.loop_ms / 1e3)} (p99), more than {of_what}: {cause}"
 

@@ -108,6 +108,7 @@ def test_how_far_it_is(begun: dict[str, Any], last: dict[str, Any], words: str) 
         ({"error_ratio": 0.1}, {"failures": 2}, "failed     2 of 84       2.38 % ≤ 10.00 %", set()),
         ({}, {"failures": 2}, "failed     2 of 84", set()),
         ({}, {"generator_lag_p99_ms": 2.5}, "lag        2.50 ms > 2.04 ms  of the generator: invalid", {"2.50 ms > 2.04 ms", "of the generator: invalid"}),
+        ({}, {"generator_lag_p99_ms": 2.5, "stamps_by_kernel": True}, "lag        2.50 ms ≤ 10.2 ms  of the generator", set()),
         ({"itl_p95": 1.0}, {"generator_lag_p99_ms": 2.5}, "lag        2.50 ms ≤ 100 ms  of the generator", set()),
         ({}, {"generator_lag_p99_ms": None}, "lag        -             of the generator", set()),
         ({}, {"due_rps": None}, "requests/s 4", set()),

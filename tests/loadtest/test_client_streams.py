@@ -60,6 +60,34 @@ def test_reasoning_and_tool_calls_are_tokens(engine: Any) -> None:
     assert len(record.token_ns) == 3
 
 
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_a_client_that_reads_late_knows_when_tokens_came(engine: Any, monkeypatch: pytest.MonkeyPatch, by_kernel: bool) -> None:
+    said = threading.Event()
+
+    def script(answer: Any) -> None:
+        answer.head()
+        answer.token()
+        answer.token(finish_reason="stop")
+        answer.close(2)
+        said.set()
+
+    if not by_kernel:
+        monkeypatch.setattr(client_module, "ask_for", lambda _: None)
+    engine.script = script
+    ended: list[Record] = []
+    asker = Asker(engine.url)
+    answer = asker.client.send(Order(0, request_for(asker.server, "/v1/chat/completions", "the-right-token", b"{}"), 10.0), lambda _, one: ended.append(one))
+    asker.client.run(lambda: answer.sent_ns is not None)
+    assert said.wait(10)
+    resumed_ns = time.perf_counter_ns()
+    asker.client.run(lambda: bool(ended))
+    asker.close()
+    (record,) = ended
+    assert record.succeeded
+    assert record.by_kernel is by_kernel is asker.client.by_kernel
+    assert (record.token_ns[-1] < resumed_ns) is by_kernel
+
+
 def test_without_usage_token_events_are_counted(engine: Any) -> None:
     def script(answer: Any) -> None:
         answer.head()

@@ -130,6 +130,21 @@ def test_a_late_generator_measures_itself() -> None:
     assert "late by 5.10 ms (p99), more than 5 ms, a tenth of the time between tokens" in (judge([record], lag_ms=5.1).invalid or "")
 
 
+def test_where_the_kernel_stamps_a_late_loop_falsifies_only_what_it_joins() -> None:
+    record = replace(answered(0, 10 * S, gap_ms=10), by_kernel=True)
+    late = judge([record], lag_ms=24.9)
+    assert (late.invalid, late.stamps_by_kernel) == (None, True)
+    assert late.warnings == judge([record]).warnings
+    assert "late by 25.1 ms (p99), more than 25 ms, half of the time between tokens" in (judge([record], lag_ms=25.1).invalid or "")
+
+
+@pytest.mark.parametrize(("others", "by_kernel"), [(0, True), (1, True), (2, False)])
+def test_a_stamp_here_and_there_may_be_the_generators(others: int, by_kernel: bool) -> None:
+    records = [replace(answered(number, 10 * S), by_kernel=number >= others) for number in range(100)]
+    assert judge(records).stamps_by_kernel is by_kernel
+    assert judge([]).stamps_by_kernel is False
+
+
 def test_without_a_promise_the_measured_time_between_tokens_counts() -> None:
     record, levels = answered(0, 10 * S, gap_ms=50), levels_from({"ttft_p95": 1.0})
     assert judge([record], levels=levels, lag_ms=4.9).invalid is None
