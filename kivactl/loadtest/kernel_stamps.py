@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 _SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@ll")
+_unpacked = _TIMESPEC.unpack
 ANCILLARY_BYTES: int = _socket.CMSG_SPACE(_TIMESPEC.size)
 _SURE_NS = 10_000
 """Two looks at one clock with one at the other between them take a tenth of a microsecond; when longer, something came in between."""
@@ -65,10 +66,16 @@ class KernelStamps:
             earliest_ns: Of the same connection what arrived, or was sent, before.
             latest_ns: When it was read.
         """
-        for level, kind, content in ancillary:
-            if level == _socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(content) == _TIMESPEC.size:
-                seconds, rest_ns = _TIMESPEC.unpack(content)
-                stamp_ns: int = seconds * 1_000_000_000 + rest_ns - self._ahead_ns
-                if earliest_ns - _SLACK_NS <= stamp_ns <= latest_ns + _SLACK_NS:
-                    return min(max(stamp_ns, earliest_ns), latest_ns)
+        try:
+            ((level, kind, content),) = ancillary
+            seconds, rest_ns = _unpacked(content)
+        except (ValueError, struct.error):
+            return None
+        stamp_ns: int = seconds * 1_000_000_000 + rest_ns - self._ahead_ns
+        if kind != _SO_TIMESTAMPNS or level != _socket.SOL_SOCKET:
+            return None
+        if earliest_ns <= stamp_ns <= latest_ns:
+            return stamp_ns
+        if earliest_ns - _SLACK_NS <= stamp_ns <= latest_ns + _SLACK_NS:
+            return min(max(stamp_ns, earliest_ns), latest_ns)
         return None
