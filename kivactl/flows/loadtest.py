@@ -125,7 +125,7 @@ def preflight(bench: Bench, scenario: Scenario) -> Generator[Outcome, None, Assi
         prompts = Prompts(assignment)
         kind, source = assignment.kinds[0], prompts.source(-1)
         text = str(prompts.messages(kind, -1, source)[-1]["content"])
-        for _ in client.chat(text, max_tokens=kind.output.draw(source), temperature=kind.temperature):
+        for _ in client.chat(text, max_tokens=kind.output.draw(source), temperature=kind.temperature, within_s=assignment.timeout_s):
             pass
     yield Outcome(PREFLIGHT, Status.DONE, f"'{endpoint.model}' answers", clock.now_s() - began_s)
     return assignment

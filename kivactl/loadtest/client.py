@@ -24,7 +24,7 @@ from kivactl.loadtest.server import Server
 _READ_BYTES = 1 << 16
 _AFTER_DONE_NS = 1_000_000_000
 """Once `[DONE]` is there the answer is whole; only the connection's next use depends on the rest."""
-_LONGEST_TURN_NS = 4_000_000
+_LONGEST_TURN_NS = 500_000
 """What else runs in the process has its turn after so long, however much there is to read."""
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 

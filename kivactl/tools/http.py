@@ -6,7 +6,9 @@ Only commands that dial out import this module: httpx takes a tenth of a second.
 from __future__ import annotations
 
 import json
+import math
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -43,7 +45,9 @@ class GatewayClient:
             )
         return [str(model["id"]) for model in data if isinstance(model, dict) and "id" in model]
 
-    def chat(self, prompt: str, *, max_tokens: int | None = None, temperature: float | None = None, stream: bool = True) -> Iterator[str]:
+    def chat(
+        self, prompt: str, *, max_tokens: int | None = None, temperature: float | None = None, stream: bool = True, within_s: float = math.inf
+    ) -> Iterator[str]:
         """Ask one question.
 
         Args:
@@ -51,6 +55,7 @@ class GatewayClient:
             max_tokens: Longest answer; the engine's default when absent.
             temperature: 0..2; the model's default when absent.
             stream: Whether the answer comes piece by piece, or as one.
+            within_s: Longest time until the end of an answer that comes piece by piece, in seconds.
 
         Yields:
             The pieces of the answer, never empty.
@@ -58,6 +63,7 @@ class GatewayClient:
         Raises:
             KivaError: It does not answer, refuses, or breaks off.
         """
+        deadline_s = time.monotonic() + within_s
         given = {"max_tokens": max_tokens, "temperature": temperature}
         body = {
             "model": self._endpoint.model,
@@ -67,7 +73,11 @@ class GatewayClient:
         }
         with self._sent("POST", "/chat/completions", body) as response:
             if stream:
-                yield from self._pieces(response)
+                try:
+                    yield from self._pieces(response, deadline_s)
+                except TimeoutError as error:
+                    sentence = f"{self._endpoint.url} did not end its answer within {within_s:g} s"
+                    raise NotReadyError(sentence, _hint(self._endpoint, "kivactl logs")) from error
             else:
                 answer = _json(response.read())
                 text = answer["choices"][0]["message"].get("content") if isinstance(answer, dict) and answer.get("choices") else None
@@ -109,9 +119,9 @@ class GatewayClient:
         tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         return tokens if isinstance(tokens, int) and tokens > 0 else None
 
-    def _pieces(self, response: httpx.Response) -> Iterator[str]:
-        finished = False
-        for data in _events(response):
+    def _pieces(self, response: httpx.Response, deadline_s: float) -> Iterator[str]:
+        finished, data = False, None
+        for data in _events(response, deadline_s):
             if data == "[DONE]":
                 return
             chunk = _json(data.encode())
@@ -122,6 +132,10 @@ class GatewayClient:
                 text = (choice.get("delta") or {}).get("content")
                 if text:
                     yield str(text)
+        content_type = response.headers.get("content-type", "")
+        if data is None and "text/event-stream" not in content_type:
+            sentence = f"{self._endpoint.url} answers with no stream of events (content-type '{content_type}')"
+            raise ToolError(sentence, _hint(self._endpoint, "kivactl logs", _OTHER_URL))
         if not finished:
             raise ToolError(f"the engine of '{self._endpoint.model}' broke off its answer", _hint(self._endpoint, "kivactl logs"))
 
@@ -216,10 +230,16 @@ def _ask_by_hand(endpoint: Endpoint) -> str:
     return f"curl -v {endpoint.url}/models"
 
 
-def _events(response: httpx.Response) -> Iterator[str]:
-    """The data of each event. By bytes, since httpx's lines also end at U+2028 and its like, which answers may hold."""
+def _events(response: httpx.Response, deadline_s: float) -> Iterator[str]:
+    """The data of each event. By bytes, since httpx's lines also end at U+2028 and its like, which answers may hold.
+
+    Raises:
+        TimeoutError: Something still comes when the monotonic clock is past the deadline; httpx only looks at silence.
+    """
     rest = b""
     for received in response.iter_bytes():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError
         *lines, rest = (rest + received).split(b"\n")
         for line in lines:
             if line.startswith(b"data:"):

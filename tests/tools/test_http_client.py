@@ -62,6 +62,23 @@ def test_chat_streams_what_is_said() -> None:
     assert list(asked(reply).chat("hi", max_tokens=5)) == ["Ber", "lin\u2028"]
 
 
+@pytest.mark.parametrize("chunk", [f"data: {delta('a')}\n\n", ": ping\n\n"])
+def test_an_answer_without_end_is_given_up(chunk: str) -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield chunk.encode()
+
+    client = asked(lambda request: httpx.Response(200, headers={"content-type": "text/event-stream"}, content=endless()))
+    with pytest.raises(NotReadyError, match=r"https://kiva/v1 did not end its answer within 0\.05 s"):
+        list(client.chat("hi", within_s=0.05))
+
+
+def test_a_page_is_no_stream_of_events() -> None:
+    client = asked(lambda request: httpx.Response(200, html="<p>It works!</p>"))
+    with pytest.raises(ToolError, match=r"answers with no stream of events \(content-type 'text/html"):
+        list(client.chat("hi"))
+
+
 def test_chat_in_one_piece() -> None:
     def reply(request: httpx.Request) -> httpx.Response:
         assert json.loads(request.content)["stream"] is False
