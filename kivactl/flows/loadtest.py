@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, KivaError, ToolError, UsageError
+from kivactl import errors
+from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, KivaError, PreconditionError, ToolError, UsageError
 from kivactl.flows.engine_watch import Ask, EngineWatch
 from kivactl.flows.load_machines import LoadMachines
 from kivactl.flows.load_worker import USER_FILE
@@ -205,11 +206,14 @@ def verdict(summary: Mapping[str, Any]) -> None:
         summary: The data of the last outcome of `run_loadtest`.
 
     Raises:
+        PreconditionError: The figures could not be written down.
         Interrupted: The user ended it early.
         InvalidMeasurementError: The figures cannot be believed.
         CheckError: A service level was missed.
     """
     hint = f"see {summary['report']}" if summary.get("report") else ""
+    if summary.get("unwritten"):
+        raise PreconditionError(f"the results of the load test '{summary['scenario']}' could not be written: {summary['unwritten']}", "free some space")
     if summary["interrupted"]:
         measured = summary.get("measured", summary["requests"])  # in all runs of a search
         raise Interrupted(f"the load test was interrupted; {measured} requests were measured until then", hint)
@@ -308,7 +312,12 @@ class _Run:
         found = bottleneck_of(summary, samples, window)
         told = {**summary.as_dict(), "bottleneck": found.as_dict() if found else None}
         material = Material(told, records, window, self.write_environment(), tuple(samples))
-        write_results(self.files, summary, material, with_page=self.bench.with_page)
+        try:
+            with errors.told(self.files.path):
+                write_results(self.files, summary, material, with_page=self.bench.with_page)
+        except PreconditionError as error:
+            # Of hours of load the figures at least are shown.
+            return replace(material, summary={**told, "report": "", "unwritten": error.message})
         return replace(material, summary={**told, "report": str(self.files.page if self.bench.with_page else self.files.report)})
 
 

@@ -11,8 +11,9 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+from kivactl import errors
 from kivactl.errors import UsageError
-from kivactl.flows.loadtest import Bench, preflight, run_assignment
+from kivactl.flows.loadtest import Bench, preflight, run_assignment, verdict
 from kivactl.loadtest.arrivals import Piece
 from kivactl.loadtest.assignment import Assignment, Folder
 from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, shares_of
@@ -66,7 +67,8 @@ def run_search(bench: Bench, scenario: Scenario, folder: Path) -> Iterator[Outco
         told = yield from _sweep(series, scenario.sweep)
     stands_on = Folder(Path(told["report"]).parent)
     told = {**told, "probes": [asdict(probe) for probe in series.probes], "report": str(Folder(folder).page)}
-    write_search(Folder(folder), _material(told, stands_on, bench, series))
+    with errors.told(folder):
+        write_search(Folder(folder), _material(told, stands_on, bench, series))
     yield Outcome(scenario.name, Status.DONE, told["answer"], bench.clock.now_s() - began_s, told)
 
 
@@ -112,6 +114,8 @@ class _Series:
             is_hopeless=self._hopeless() if unit == _RATE else lambda _: False,
             series=self._place(load, unit),
         )
+        if material.summary.get("unwritten"):
+            verdict(material.summary)  # the others stand on it
         summary, shares = dict(material.summary), self._shares(material)
         self.summaries.append(summary)
         finding = Finding.UNSURE if self.is_over else finding_of(shares)

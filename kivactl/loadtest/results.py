@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+from pathlib import Path
 
 from kivactl.errors import PreconditionError
 from kivactl.loadtest.assignment import Folder
@@ -31,10 +32,9 @@ def write_results(files: Folder, summary: Summary, material: Material, *, with_p
     """
     window = material.window
     told = {**material.summary, "window": {"start_ns": window.start_ns, "end_ns": window.end_ns} if window else None}
-    files.summary.write_text(json.dumps(told, indent=2) + "\n")
-    # What an engine says may hold halves of signs that no file can.
-    files.report.write_text(report_for(summary), encoding="utf-8", errors="replace")
-    files.junit.write_text(junit_for(material.summary), encoding="utf-8")
+    _write(files.summary, json.dumps(told, indent=2) + "\n")
+    _write(files.report, report_for(summary))
+    _write(files.junit, junit_for(material.summary))
     _pack(files)
     if with_page:
         _write_page(files, material)
@@ -43,7 +43,7 @@ def write_results(files: Folder, summary: Summary, material: Material, *, with_p
 def _write_page(files: Folder, material: Material) -> None:
     """After all the rest, as it takes longest: whoever has no patience for it has lost nothing else."""
     pictures, missing = _drawn(material)
-    files.page.write_text(page_for(material, pictures, missing=missing), encoding="utf-8", errors="replace")
+    _write(files.page, page_for(material, pictures, missing=missing))
 
 
 def _drawn(material: Material) -> tuple[dict[str, str], str]:
@@ -64,10 +64,19 @@ def write_search(files: Folder, material: Material) -> None:
         files: Of all of them.
         material: Of the run that the answer stands on; its summary has `probes` and `answer` too.
     """
-    files.summary.write_text(json.dumps(dict(material.summary), indent=2) + "\n")
-    files.report.write_text(search_report_for(material.summary), encoding="utf-8", errors="replace")
-    files.junit.write_text(junit_for(material.summary), encoding="utf-8")
+    _write(files.summary, json.dumps(dict(material.summary), indent=2) + "\n")
+    _write(files.report, search_report_for(material.summary))
+    _write(files.junit, junit_for(material.summary))
     _write_page(files, material)
+
+
+def _write(file: Path, text: str) -> None:
+    """A whole file or none. What an engine says may hold halves of signs that no file can."""
+    try:
+        file.write_text(text, encoding="utf-8", errors="replace")
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def _pack(files: Folder) -> None:
@@ -76,10 +85,14 @@ def _pack(files: Folder) -> None:
     if not spools:
         return
     unfinished = files.packed.with_suffix(".part")
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-        for spool in spools:
-            with spool.open("rb") as source:
-                shutil.copyfileobj(source, packed)
-    unfinished.replace(files.packed)
+    try:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+            for spool in spools:
+                with spool.open("rb") as source:
+                    shutil.copyfileobj(source, packed)
+        unfinished.replace(files.packed)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
     for spool in spools:
         spool.unlink()

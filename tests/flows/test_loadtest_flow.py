@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import stat
@@ -115,6 +116,18 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def ran(folder: Path) -> list[Outcome]:
     with platform() as endpoint:
         return list(run_loadtest(Bench(endpoint, LEVELS, Clock()), SCENARIO, folder))
+
+
+def test_figures_that_cannot_be_written_are_shown_at_least(generator: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kivactl.flows.loadtest.write_results", refuse)
+    generator += [SPAWNED, MEASURING, answered(1, 11 * S), answered(2, 19 * S), ENDED]
+    summary = ran(tmp_path / "run")[-1].data
+    assert (summary["requests"], summary["report"]) == (2, "")
+    with pytest.raises(PreconditionError, match=f"of the load test 'test' could not be written: no space left on the disk that holds {tmp_path / 'run'}"):
+        verdict(summary)
 
 
 def test_a_run_from_its_events_and_records(generator: list[Any], tmp_path: Path) -> None:

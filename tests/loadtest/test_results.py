@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loadtest_material import WINDOW, answered, material, some_records, summary_of
@@ -37,6 +40,34 @@ def test_all_results_are_there(tmp_path: Path) -> None:
     assert files.page.read_text().count("<svg") == 4
     assert "no pictures" not in files.page.read_text()
     assert files.report.read_text().startswith("# Load test 'smoke'")
+
+
+@pytest.mark.parametrize(
+    ("full", "left"),
+    [("summary.json", set()), ("junit.xml", {"summary.json", "report.md"}), ("records.jsonl.part", {"summary.json", "report.md", "junit.xml"})],
+)
+def test_on_a_full_disk_there_are_whole_files_or_none_and_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str, left: set[str]) -> None:
+    write_text, copyfileobj = Path.write_text, shutil.copyfileobj
+
+    def text_written(path: Path, text: str, **how: str) -> int:
+        if path.name != full:
+            return write_text(path, text, **how)
+        write_text(path, text[:10], **how)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def copied(source: Any, target: Any) -> None:
+        if full.endswith(".part"):
+            target.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copyfileobj(source, target)
+
+    records = some_records()
+    Folder(tmp_path).records.write_text("".join(f"{record.to_json()}\n" for record in records))
+    monkeypatch.setattr(Path, "write_text", text_written)
+    monkeypatch.setattr(shutil, "copyfileobj", copied)
+    with pytest.raises(OSError, match="No space left"):
+        write_results(Folder(tmp_path), summary_of(records), Material(summary_of(records).as_dict(), records, WINDOW))
+    assert {file.name for file in tmp_path.iterdir()} == {"records.jsonl", *left}
 
 
 def refuse() -> None:
