@@ -90,8 +90,9 @@ def allowed_loop_lag_ms(levels: Iterable[Level], itl_p50_s: float | None, *, by_
 
 def warnings(good: Sequence[Record], tokens_per_event: float | None, lags: Lags, itl_s: Distribution | None) -> Iterator[str]:
     """What to keep in mind about the figures."""
-    if lags.loop_ms is not None and itl_s is not None and not lags.by_kernel and lags.loop_ms > allowed_loop_lag_ms((), itl_s.p50, by_kernel=False):
-        yield f"the load generator was up to {time_text(lags.loop_ms / 1e3)} late (p99): times between tokens are too long by as much here and there"
+    if lags.loop_ms is not None and itl_s is not None and lags.loop_ms > allowed_loop_lag_ms((), itl_s.p50, by_kernel=lags.by_kernel):
+        effect = "tokens that came meanwhile count as one event" if lags.by_kernel else "times between tokens are too long by as much"
+        yield f"the load generator was up to {time_text(lags.loop_ms / 1e3)} late (p99): {effect} here and there"
     if 0 < len(good) < _FEWEST_FOR_P95:
         yield f"only {len(good)} requests succeeded: a 95th percentile of so few says little"
     uncounted = sum(record.completion_tokens is None for record in good)
