@@ -137,6 +137,17 @@ class Assignment:
         end_s = self.warm_up_s + duration_s
         return sum(1 for at_s in takewhile(lambda at_s: at_s < end_s, self.schedule()) if at_s >= self.warm_up_s)
 
+    def begins_s(self, number: int) -> float:
+        """When a user of a closed loop begins, in seconds from the beginning of the warm-up.
+
+        They come one after another within half of it: answers of one length would let users that begin together keep step for good, and
+        load the platform in waves.
+
+        Args:
+            number: Of the user, from 0; who comes again later begins at once.
+        """
+        return self.warm_up_s / 2 * number / self.users if number < self.users else 0.0
+
     def _measured_pieces(self) -> Iterator[Piece]:
         """The rate over the measured phase alone."""
         begins_s, end_s = 0.0, self.warm_up_s + self.duration_s

@@ -24,8 +24,8 @@ from kivactl.loadtest.server import Server
 _READ_BYTES = 1 << 16
 _AFTER_DONE_NS = 1_000_000_000
 """Once `[DONE]` is there the answer is whole; only the connection's next use depends on the rest."""
-_LONGEST_TURN_NS = 500_000
-"""What else runs in the process has its turn after so long, however much there is to read."""
+_LONGEST_TURN_NS, _MOST_AT_A_TIME = 500_000, 32
+"""What else runs in the process, such as a request that is due, has its turn after so long, however much there is to read: what waits has its stamp."""
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 OnEnd = Callable[[Answer, Record], None]
@@ -113,7 +113,7 @@ class Client:
     def work(self) -> None:
         """Read what is there; returns when nothing is, or others must have their turn."""
         until_ns = time.perf_counter_ns() + _LONGEST_TURN_NS
-        while ready := self._poller.poll(0, 256):
+        while ready := self._poller.poll(0, _MOST_AT_A_TIME):
             self._stamps.look()
             for fd, events in ready:
                 connection = self._connections.get(fd)

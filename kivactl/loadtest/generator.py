@@ -7,6 +7,7 @@ finishing, in which the load goes on, so that the last measured requests end und
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import itertools
 import math
@@ -38,6 +39,7 @@ _COLLECT_EVERY = 1200
 """Once a minute: what refers to itself must not add up in a test of a day."""
 _PAUSE_AFTER_FAILURE_S = 0.25
 """Failures come fast: without a pause a dead replica would draw nearly all requests of a closed loop, thousands a second."""
+_MOST_CONNECTIONS = 1 << 16
 _MOST_GAPS = 16
 """So many gaps of an answer are looked at for what is shown meanwhile; the figures are of all."""
 
@@ -74,6 +76,7 @@ class Generator:
         self._client: Client | None = None
         self._spool = -1
         self._indices = itertools.count()
+        self._ranks = itertools.count()  # of this process's users, in the order in which they come
         self._left = math.inf  # measured requests that may still be sent, in a closed loop with a number of them
         self._lag, self._ttft, self._itl = Histogram(), Histogram(), Histogram()
         self._requests = self._failures = self._warm_requests = self._sent = 0
@@ -104,7 +107,7 @@ class Generator:
     def converse(self) -> None:
         """One user's way through one conversation, in a closed loop."""
         self._has_begun.wait()
-        _sleep_until(self._start_ns)
+        _sleep_until(self._start_ns + round(self.work.begins_s(next(self._ranks) * self._workers + self._worker) * 1e9))
         index = next(self._indices)
         conversation = self._conversations.begin(index)
         while self._may_ask():
@@ -148,8 +151,7 @@ class Generator:
 
     def _open(self) -> None:
         work = self.work
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _make_room_for_connections()
         server = open_server(work.url, work.ca)
         self._conversations = Conversations(work, server, self._tokens)
         self._spool = os.open(self._folder.records_of(self._worker), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -282,6 +284,17 @@ class Generator:
             now_ns = time.perf_counter_ns()
             if self.window_start_ns <= before_ns and now_ns < self.window_end_ns:
                 self._lag.add(now_ns - before_ns - round(_PROBE_S * 1e9))
+
+
+def _make_room_for_connections() -> None:
+    """Allow as many open files as this user may have, and let the kernel have its table of them ready.
+
+    It doubles the table when it is full, and waits for all processors meanwhile: up to 15 ms, in which nothing would be sent or read.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    highest = min(hard, _MOST_CONNECTIONS) - 1 if hard != resource.RLIM_INFINITY else _MOST_CONNECTIONS - 1
+    os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, highest))  # the table stays as large
 
 
 def _sleep_until(moment_ns: float) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,12 @@ def test_without_a_seed_each_run_draws_its_own(tmp_path: Path) -> None:
     assert len(drawn) > 1
     fixed = load_scenario(written(tmp_path, SHORT + "seed: 5\n"))
     assert assignment_for(fixed, ENDPOINT).seed == 5
+
+
+def test_users_begin_one_after_another_within_half_of_the_warm_up(tmp_path: Path) -> None:
+    work = assignment_for(load_scenario(written(tmp_path, SHORT.replace("users: 1", "users: 4") + "warm_up: 8s\n")), ENDPOINT)
+    assert [work.begins_s(number) for number in range(6)] == [0, 1, 2, 3, 0, 0]
+    assert replace(work, warm_up_s=0.0).begins_s(3) == 0
 
 
 def test_the_rate_over_time_has_a_warm_up_and_goes_on_after_the_end(tmp_path: Path) -> None:

@@ -18,14 +18,16 @@ _BOUNDLESS = {"ttft_p95": "1h", "tpot_p95": "1h", "error_ratio": 1.0}
 def command_for(load: Load, target: Target, programs: Path) -> Command:
     """Its command line."""
     how: dict[str, Any] = {"users": load.streams} if load.kind == "closed" else {"rate": load.rate_per_s, "arrivals": load.kind}
-    return _command(target, programs, load.tokens, load.prompt_tokens, load=how, duration=f"{load.seconds:g}s", seed=load.seed, service_levels=_BOUNDLESS)
+    # Users come within the first half of the warm-up.
+    length = {"duration": f"{load.seconds:g}s", "warm_up": f"{2 * load.ramp_s:g}s"}
+    return _command(target, programs, load.tokens, load.prompt_tokens, load=how, seed=load.seed, service_levels=_BOUNDLESS, **length)
 
 
 def search_for(goal: Goal, target: Target, programs: Path) -> Command:
     """Its search for the highest rate at which a share of the requests is in time."""
     promised = {f"ttft_p{round(goal.attainment * 100)}": f"{goal.ttft_ms:g}ms", "tpot_p95": "1h", "error_ratio": 0.01}
     wanted = {"start": 4, "limit": goal.limit, "probe": f"{goal.seconds:g}s", "precision": 0.03}
-    return _command(target, programs, goal.tokens, goal.prompt_tokens, load={"rate": 4}, seed=goal.seed, service_levels=promised, capacity=wanted)
+    return _command(target, programs, goal.tokens, goal.prompt_tokens, load={"rate": 4}, warm_up="0s", seed=goal.seed, service_levels=promised, capacity=wanted)
 
 
 def found(folder: Path) -> Found:
@@ -60,7 +62,7 @@ def parse(folder: Path) -> Figures:
 
 
 def _command(target: Target, programs: Path, tokens: int, prompt_tokens: int, **scenario: Any) -> Command:
-    common = {"name": "benchmark", "warm_up": "0s", "prompts": {"tokens": prompt_tokens}, "output": {"tokens": tokens}}
+    common = {"name": "benchmark", "prompts": {"tokens": prompt_tokens}, "output": {"tokens": tokens}}
     argv = (str(programs / "python"), "-m", "kivactl", "loadtest", "scenario.yaml", "--url", f"{target.url}/v1", "--model", target.model, "--folder", "run")
     return Command(argv, {"scenario.yaml": json.dumps({**common, **scenario})}, {"PYTHONPATH": str(ROOT)})
 
