@@ -151,10 +151,10 @@ class Generator:
 
     def _open(self) -> None:
         work = self.work
-        _make_room_for_connections()
         server = open_server(work.url, work.ca)
         self._conversations = Conversations(work, server, self._tokens)
         self._spool = os.open(self._folder.records_of(self._worker), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        _make_room_for_connections(self._spool)
         self._client = Client(server, monkey.get_original("select", "epoll")())
         self._watcher = gevent.get_hub().loop.io(self._client.fileno(), 1)
         self._watcher.start(self._work)
@@ -286,15 +286,18 @@ class Generator:
                 self._lag.add(now_ns - before_ns - round(_PROBE_S * 1e9))
 
 
-def _make_room_for_connections() -> None:
+def _make_room_for_connections(opened: int) -> None:
     """Allow as many open files as this user may have, and let the kernel have its table of them ready.
 
     It doubles the table when it is full, and waits for all processors meanwhile: up to 15 ms, in which nothing would be sent or read.
+
+    Args:
+        opened: Any open file's descriptor, which is copied to the end of the table for a moment.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    highest = min(hard, _MOST_CONNECTIONS) - 1 if hard != resource.RLIM_INFINITY else _MOST_CONNECTIONS - 1
-    os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, highest))  # the table stays as large
+    most = _MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, _MOST_CONNECTIONS)
+    os.close(fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, most - 1))  # the table stays as large
 
 
 def _sleep_until(moment_ns: float) -> None:
