@@ -62,9 +62,10 @@ def test_reasoning_and_tool_calls_are_tokens(engine: Any) -> None:
 
 @pytest.mark.parametrize("by_kernel", [True, False])
 def test_a_client_that_reads_late_knows_when_tokens_came(engine: Any, monkeypatch: pytest.MonkeyPatch, by_kernel: bool) -> None:
-    said = threading.Event()
+    may_answer, said = threading.Event(), threading.Event()
 
     def script(answer: Any) -> None:
+        assert may_answer.wait(10)
         answer.head()
         answer.token()
         answer.token(finish_reason="stop")
@@ -78,6 +79,7 @@ def test_a_client_that_reads_late_knows_when_tokens_came(engine: Any, monkeypatc
     asker = Asker(engine.url)
     answer = asker.client.send(Order(0, request_for(asker.server, "/v1/chat/completions", "the-right-token", b"{}"), 10.0), lambda _, one: ended.append(one))
     asker.client.run(lambda: answer.sent_ns is not None)
+    may_answer.set()
     assert said.wait(10)
     resumed_ns = time.perf_counter_ns()
     asker.client.run(lambda: bool(ended))
