@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -16,10 +15,9 @@ def test_nobody_listens_on_a_free_port() -> None:
 
 
 def test_a_pair_has_both_ports_free_and_below_those_of_connections() -> None:
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for _ in range(20):
         port = ports.free_pair()
-        assert port + 1 < lowest
+        assert port + 1 < 32_768, "from there on Linux gives ports to connections, unless told otherwise"
         with socket.socket() as one, socket.socket() as other:
             one.bind((ports.LOOPBACK, port))
             other.bind((ports.LOOPBACK, port + 1))
