@@ -144,7 +144,7 @@ class Assignment:
         load the platform in waves.
 
         Args:
-            number: Of the user, from 0; who comes again later begins at once.
+            number: Of the conversation, from 0: the first ones are each user's first, and those that follow begin at once.
         """
         return self.warm_up_s / 2 * number / self.users if number < self.users else 0.0
 

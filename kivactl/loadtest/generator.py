@@ -76,7 +76,6 @@ class Generator:
         self._client: Client | None = None
         self._spool = -1
         self._indices = itertools.count()
-        self._ranks = itertools.count()  # of this process's users, in the order in which they come
         self._left = math.inf  # measured requests that may still be sent, in a closed loop with a number of them
         self._lag, self._ttft, self._itl = Histogram(), Histogram(), Histogram()
         self._requests = self._failures = self._warm_requests = self._sent = 0
@@ -107,8 +106,8 @@ class Generator:
     def converse(self) -> None:
         """One user's way through one conversation, in a closed loop."""
         self._has_begun.wait()
-        _sleep_until(self._start_ns + round(self.work.begins_s(next(self._ranks) * self._workers + self._worker) * 1e9))
-        index = next(self._indices)
+        index = next(self._indices)  # so the first ones number the users
+        _sleep_until(self._start_ns + round(self.work.begins_s(index) * 1e9))
         conversation = self._conversations.begin(index)
         while self._may_ask():
             ended: AsyncResult[tuple[Answer, Record]] = AsyncResult()

@@ -24,9 +24,10 @@ def test_a_pair_has_both_ports_free_and_below_those_of_connections() -> None:
 
 
 def test_a_port_whose_neighbour_is_taken_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, free = ports.free_pair(), ports.free_pair()
-    chances = iter((taken, free))
-    monkeypatch.setattr("random.SystemRandom.choice", lambda *_: next(chances))
+    taken = ports.free_pair()
     with socket.socket() as neighbour:
         neighbour.bind((ports.LOOPBACK, taken + 1))
+        free = ports.free_pair()
+        chances = iter((taken, free))
+        monkeypatch.setattr("random.SystemRandom.choice", lambda *_: next(chances))
         assert ports.free_pair() == free
