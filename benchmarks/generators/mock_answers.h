@@ -14,6 +14,7 @@ typedef struct {
     size_t bytes;
     enum Fault fault;
     int is_chat, streams, wants_usage, wants_usage_always, is_served, has_head, has_role;
+    long created_s;
     int64_t accepted_ns, arrived_ns, base_ns, *due_ns, *sent_ns;
     char id[64], model[96];
     const char *how;
@@ -137,12 +138,12 @@ static int whole_answer(char *text, size_t room, const Request *request, const O
                  "{\"id\":\"chatcmpl-%s\",\"object\":\"chat.completion\",\"created\":%ld,\"model\":\"%s\",\"choices\":[{\"index\":0,\"message\":{\"role\":"
                  "\"assistant\",\"content\":\"%s\",\"refusal\":null,\"annotations\":null,\"audio\":null,\"function_call\":null,\"tool_calls\":[],"
                  "\"%s\":null},\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null}],%s}",
-                 request->id, (long)time(NULL), request->model, words(request->tokens), options->reasoning_field, counted);
+                 request->id, request->created_s, request->model, words(request->tokens), options->reasoning_field, counted);
     else
         snprintf(body, sizeof body,
                  "{\"id\":\"cmpl-%s\",\"object\":\"text_completion\",\"created\":%ld,\"model\":\"%s\",\"choices\":[{\"index\":0,\"text\":\"%s\","
                  "\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null}],%s}",
-                 request->id, (long)time(NULL), request->model, words(request->tokens), counted);
+                 request->id, request->created_s, request->model, words(request->tokens), counted);
     return snprintf(text, room, "HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-length: %zu\r\ncontent-type: application/json\r\n\r\n%s", strlen(body), body);
 }
 
@@ -155,7 +156,7 @@ static int chunk(char *text, size_t room, const char *data) { return snprintf(te
 
 static int prefix(char *data, size_t room, const Request *request) {
     return snprintf(data, room, "data: {\"id\":\"%s-%s\",\"object\":\"%s\",\"created\":%ld,\"model\":\"%s\",\"choices\":[",
-                    request->is_chat ? "chatcmpl" : "cmpl", request->id, request->is_chat ? "chat.completion.chunk" : "text_completion", (long)time(NULL),
+                    request->is_chat ? "chatcmpl" : "cmpl", request->id, request->is_chat ? "chat.completion.chunk" : "text_completion", request->created_s,
                     request->model);
 }
 

@@ -119,6 +119,7 @@ static void begin(Conn *conn, const char *head, const char *head_end, const char
     Request *request = calloc(1, sizeof *request);
     if (!request) die("calloc");
     request->arrived_ns = now_ns();
+    request->created_s = time(NULL); /* as vLLM: when the answer began, the same in all its events */
     if (request_count == request_room) requests = grown(requests, &request_room);
     requests[request_count] = conn->request = request;
     request->number = request_count++;

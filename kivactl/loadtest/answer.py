@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 from kivactl.loadtest.http1 import AnswerParser, MalformedAnswerError
 from kivactl.loadtest.record import FailureKind, Record
-from kivactl.loadtest.sse import Chunk, EventParser, error_text_of, parse_chunk, text_of, word_span
+from kivactl.loadtest.sse import Chunk, EventParser, created_span, error_text_of, parse_chunk, text_of, word_span
 
 _QUOTE, _BACKSLASH = b'"', 0x5C
 _LONGEST_REFUSAL_BYTES = 1 << 16
@@ -62,7 +62,7 @@ class Answer:
     """
 
     __slots__ = (
-        "_aligned", "_around", "_counted", "_events", "_framed", "_http", "_kept", "_plain", "_sse", "_token_counts", "by_kernel", "cached_tokens",
+        "_aligned", "_around", "_counted", "_created", "_events", "_framed", "_http", "_kept", "_plain", "_sse", "_token_counts", "by_kernel", "cached_tokens",
         "completion_tokens", "connect_ns", "deadline_ns", "failure", "finish_reason", "first_output_ns", "has_body", "is_cut", "is_done", "order",
         "prompt_tokens", "reason", "sent_ns", "start_ns", "token_ns",
     )  # fmt: skip
@@ -94,6 +94,7 @@ class Answer:
         self._kept = order.keeps_text
         self._aligned = False  # whether the next byte begins a chunk and an event
         self._around: tuple[bytes, bytes] | None = None  # of an event with one word
+        self._created: tuple[int, int] | None = None  # where in what stands before the word the digits of `created` are
         self._framed: tuple[bytes, bytes] | None = None  # the same, with what stands around the event in a chunk
 
     @property
@@ -205,13 +206,9 @@ class Answer:
         return is_whole and received.find(_QUOTE, begin, end) < 0 and received[end - 1] != _BACKSLASH
 
     def _take(self, event: bytes, stamp_ns: int) -> None:
-        around = self._around
-        if around is not None:
-            begin, end = len(around[0]), len(event) - len(around[1])
-            is_alike = begin < end and event.startswith(around[0]) and event.endswith(around[1])
-            if is_alike and event.find(_QUOTE, begin, end) < 0 and event[end - 1] != _BACKSLASH:
-                self.token_ns.append(stamp_ns)
-                return
+        if self._is_alike(event) or (self._is_of_another_second(event) and self._is_alike(event)):
+            self.token_ns.append(stamp_ns)
+            return
         if self._kept:
             self._events.append(event)
         chunk = parse_chunk(event)
@@ -225,6 +222,30 @@ class Answer:
             if chunk.completion_tokens is None and chunk.finish_reason is None and not self._kept:
                 self._learn(event)
         self._note(chunk)
+
+    def _is_alike(self, event: bytes) -> bool:
+        """Whether an event differs from the one that was learned from in its word alone."""
+        if self._around is None:
+            return False
+        before, after = self._around
+        begin, end = len(before), len(event) - len(after)
+        is_alike = begin < end and event.startswith(before) and event.endswith(after)
+        return is_alike and event.find(_QUOTE, begin, end) < 0 and event[end - 1] != _BACKSLASH
+
+    def _is_of_another_second(self, event: bytes) -> bool:
+        """Whether an event differs, before its word, in the digits of `created` alone; then it is what others are compared with from now on.
+
+        vLLM says with each event when the answer began; some engines say when the event was made.
+        """
+        if self._around is None or self._created is None:
+            return False
+        before, after = self._around
+        begin, end = self._created
+        digits = event[begin:end]
+        if not digits.isdigit() or digits.startswith(b"0") or event[:begin] != before[:begin] or event[end : len(before)] != before[end:]:
+            return False
+        self._compare_with(event[: len(before)], after)
+        return True
 
     def _note(self, chunk: Chunk) -> None:
         if chunk.malformed:
@@ -244,8 +265,12 @@ class Answer:
         span = word_span(event)
         if span is None:
             return
-        self._around = event[: span[0]], event[span[1] :]
-        self._framed = b"data: " + self._around[0], self._around[1] + b"\n\n\r\n"
+        self._created = created_span(event, span[0])
+        self._compare_with(event[: span[0]], event[span[1] :])
+
+    def _compare_with(self, before: bytes, after: bytes) -> None:
+        self._around = before, after
+        self._framed = b"data: " + before, after + b"\n\n\r\n"
 
     def _conclude(self, stamp_ns: int) -> None:
         """Judge an answer that has ended as it should."""

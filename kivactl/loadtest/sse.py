@@ -17,6 +17,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _USUAL_BEGIN, _USUAL_END = b"data: ", b"\n\n"
 _OUTPUT, _REASONING = ("content", "tool_calls"), ("reasoning", "reasoning_content")
 _WORD = re.compile(rb'"(content|reasoning|reasoning_content)": ?"((?:[^"\\]|\\.)*)"')
+_CREATED = re.compile(rb'"created": ?([1-9][0-9]*)')
 _ABORTED = {"abort", "error"}
 """Finish reasons by which vLLM says that it gave up."""
 
@@ -143,6 +144,12 @@ def word_span(event: bytes) -> tuple[int, int] | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     return found[0].span(2) if brought == word else None
+
+
+def created_span(event: bytes, end: int) -> tuple[int, int] | None:
+    """Where before `end` the digits of an event's `created` are; None where it has none, or several."""
+    found = list(_CREATED.finditer(event, 0, end))
+    return found[0].span(1) if len(found) == 1 else None
 
 
 def text_of(data: bytes) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kivactl.loadtest.answer import Answer, Order, Progress
 from kivactl.loadtest.record import FailureKind, Record
-from kivactl.loadtest.sse import parse_chunk, text_of, word_span
+from kivactl.loadtest.sse import created_span, parse_chunk, text_of, word_span
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 WORDS = st.sampled_from(["", " the", "\n", 'say "yes"', "back\\slash\\", "Straße", '"},"logprobs":null', "data: x", "\u2028", "{", "x" * 400])
@@ -19,7 +19,8 @@ FIELDS = st.sampled_from(["content", "content", "content", "reasoning", "reasoni
 
 
 def event(**fields: Any) -> bytes:
-    return json.dumps({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", **fields}, separators=(",", ":")).encode()
+    whole = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_796_000_000, "model": "m", **fields}
+    return json.dumps(whole, separators=(",", ":")).encode()
 
 
 def word(text: str, field: str = "content", **more: Any) -> bytes:
@@ -46,9 +47,9 @@ def answer_to(parts: list[bytes], **order: Any) -> Record:
     return answer.record(len(parts))
 
 
-@given(st.lists(st.tuples(WORDS, FIELDS), max_size=30))
-def test_each_event_alone_is_seen_as_if_it_were_parsed(words: list[tuple[str, str]]) -> None:
-    events = [word(text, field) for text, field in words]
+@given(st.lists(st.tuples(WORDS, FIELDS, st.sampled_from([1_796_000_000, 1_796_000_001, 17, 0, "0179600000", None])), max_size=30))
+def test_each_event_alone_is_seen_as_if_it_were_parsed(words: list[tuple[str, str, Any]]) -> None:
+    events = [word(text, field, created=created) for text, field, created in words]
     parts = [HEAD, *(chunk(data) for data in events), *(chunk(data) for data in finish(len(events))), b"0\r\n\r\n"]
     record = answer_to(parts)
     assert list(record.token_ns) == [number for number, data in enumerate(events, 1) if parse_chunk(data).has_tokens]
@@ -66,6 +67,30 @@ def test_any_split_of_the_bytes_counts_the_same_tokens(words: list[str], data: s
     assert len(record.token_ns) == sum(bool(text) for text in words)
     assert list(record.token_ns) == sorted(record.token_ns)
     assert (record.completion_tokens, record.prompt_tokens, record.finish_reason) == (len(words), 3, "length")
+
+
+def test_an_engine_that_says_when_each_event_was_made_costs_no_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr("kivactl.loadtest.answer.parse_chunk", lambda data: parsed.append(data) or parse_chunk(data))
+    events = [word(str(number), created=1_796_000_000 + number // 2) for number in range(20)]
+    record = answer_to([HEAD, *map(chunk, events), *(chunk(part) for part in finish(20)), b"0\r\n\r\n"])
+    assert len(record.token_ns) == 20
+    assert parsed == [events[0], *finish(20)]
+
+
+@pytest.mark.parametrize(
+    ("data", "span"),
+    [
+        (b'{"created":17,"x":1}', (11, 13)),
+        (b'{"created": 17}', (12, 14)),
+        (b'{"created":0}', None),
+        (b'{"created":null}', None),
+        (b'{"created":1,"created":2}', None),
+        (b'{"x":"                   ","created":1}', None),  # behind the end that is asked for
+    ],
+)
+def test_where_the_moment_of_an_event_stands(data: bytes, span: tuple[int, int] | None) -> None:
+    assert created_span(data, 25) == span
 
 
 @given(st.text(max_size=20), FIELDS, st.booleans())
