@@ -26,7 +26,7 @@ def show_summary(sink: Sink, summary: Mapping[str, Any]) -> None:
     failed = summary["requests"] - summary["succeeded"]
     sink.text(
         f"{summary['scenario']}: {summary['requests']} requests ({failed} failed) in {summary['window_s']:.0f} s, "
-        f"{summary['load']}, {summary['requests_per_s']:.2f} requests/s, {summary['output_tokens_per_s']:.1f} tokens/s"
+        f"{summary['load']}; {summary['requests_per_s']:.2f} answers/s, {summary['output_tokens_per_s']:.1f} tokens/s"
     )
     shown = [pair for pair in _DISTRIBUTIONS if pair[0] != "ttft_due_s" or summary["send_lag_p99_ms"] is not None]
     rows = [(label, *(time_text(summary[key][column]) for column in ("p50", "p90", "p95", "p99"))) for key, label in shown if summary.get(key)]
@@ -71,10 +71,10 @@ def show_probes(sink: Sink, summary: Mapping[str, Any]) -> None:
 
 def show_plan(sink: Sink, told: Mapping[str, Any]) -> None:
     """Show what would be sent."""
-    length = f", measured for {told['duration_s']:g} s" if told["duration_s"] else ""
+    each = "" if told["runs"] == 1 else " each"
+    length = f", measured for {told['duration_s']:g} s{each}" if told["duration_s"] else ""
     requests = f": {told['requests']} requests" if told["requests"] else ""
-    search = {"capacity": "; the rate is searched for, from this one on", "sweep": "; one run for each load of the sweep"}.get(told["search"], "")
-    sink.text(f"{told['scenario']}: {told['load']}, {told['warm_up_s']:g} s of warm-up{length}{requests}{search}")
+    sink.text(f"{told['scenario']}: {told['load']}, {told['warm_up_s']:g} s of warm-up{length}{requests}")
     where = f" on each of {', '.join(told['machines'])}" if told["machines"] else ""
     sink.text(f"Sent by {processes_text(told['processes'])} of the load generator{where}.")
     if told["warning"]:

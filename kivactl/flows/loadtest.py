@@ -306,6 +306,7 @@ class _Run:
             self.is_interrupted,
             self.broken,
             tuple(asdict(machine) for machine in self.machines.machines),
+            work.warm_up_s if work.is_open and not work.trace else None,
         )
         summary = summary_for(records, window, self.levels, conditions)
         samples = read_samples(self.files.samples)

@@ -12,11 +12,12 @@ from kivactl.errors import UsageError
 from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.engine_watch import asking
 from kivactl.flows.loadtest import Bench, run_loadtest
-from kivactl.flows.search import run_search
+from kivactl.flows.search import loads_of, run_search, with_load
 from kivactl.flows.surroundings import machinery, surroundings_of
 from kivactl.journal import run_name
+from kivactl.loadtest.assignment import Assignment
 from kivactl.loadtest.catalogue import Changes, load_scenario
-from kivactl.loadtest.processes import beyond, staffed
+from kivactl.loadtest.processes import beyond, events_per_s, staffed
 from kivactl.loadtest.scenario import Scenario, assignment_for
 from kivactl.plan import Outcome
 from kivactl.spec.platform import ServiceLevels
@@ -105,16 +106,17 @@ def plan_measure(scenario: str, changes: Changes, url: str | None = None, remote
     """
     chosen = load_scenario(scenario, changes)
     work = assignment_for(chosen, Endpoint(url or f"http://{LOOPBACK}/v1", Secret(""), None, ""))
-    work = staffed(work, chosen.processes, usable_processors(), [remote.name for remote in remotes])
-    due = work.due_within(work.duration_s) if work.is_open else None
-    searching = "capacity" if chosen.capacity else "sweep" if chosen.sweep else ""
+    loads, unit = loads_of(chosen) if chosen.sweep else ((), "")
+    runs = [with_load(work, load, unit, work.seed) for load in loads] or [work]
+    staff = [staffed(run, chosen.processes, usable_processors(), [remote.name for remote in remotes]) for run in runs]
+    work = max(staff, key=events_per_s)
     return {
         "scenario": work.name,
-        "load": work.words,
+        "load": _words(chosen, work),
         "warm_up_s": work.warm_up_s,
         "duration_s": None if work.requests and not work.is_open else work.duration_s,
-        "requests": work.requests or due,
-        "search": searching,
+        "requests": None if chosen.capacity else sum(run.requests or (run.due_within(run.duration_s) if run.is_open else 0) for run in runs) or None,
+        "runs": None if chosen.capacity else len(runs),
         "machines": list(work.machines),
         "processes": work.processes // max(1, len(work.machines)),
         "warning": beyond(work) or None,
@@ -129,6 +131,16 @@ def plan_measure(scenario: str, changes: Changes, url: str | None = None, remote
             for kind in work.kinds
         ],
     }
+
+
+def _words(scenario: Scenario, work: Assignment) -> str:
+    """The load in words, also where there are several runs; `work` is the first, or that of a sweep which asks most."""
+    if scenario.capacity is not None:
+        return f"{work.words}, then ever closer to the highest rate that keeps the service levels, up to {scenario.capacity.limit:g} requests/s"
+    if scenario.sweep is None:
+        return work.words
+    loads, unit = loads_of(scenario)
+    return f"{', '.join(f'{load:g}' for load in loads)} {unit}, one run each"
 
 
 def _own(deployment: Deployment, scenario: Scenario, model: str | None) -> Bench:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add
@@ -16,7 +16,7 @@ from kivactl.errors import UsageError
 from kivactl.flows.loadtest import Bench, preflight, run_assignment, verdict
 from kivactl.loadtest.arrivals import Piece
 from kivactl.loadtest.assignment import Assignment, Folder
-from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, shares_of
+from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, settling_s, shares_of
 from kivactl.loadtest.engine_samples import read_samples
 from kivactl.loadtest.levels import Level
 from kivactl.loadtest.material import Material
@@ -25,7 +25,7 @@ from kivactl.loadtest.probe import Probe, probe_of
 from kivactl.loadtest.processes import staffed
 from kivactl.loadtest.record import read_records
 from kivactl.loadtest.results import write_search
-from kivactl.loadtest.scenario import Capacity, Scenario, Sweep, levels_for
+from kivactl.loadtest.scenario import Capacity, Scenario, levels_for
 from kivactl.plan import Outcome, Status
 from kivactl.tools.machine import usable_processors
 
@@ -61,10 +61,10 @@ def run_search(bench: Bench, scenario: Scenario, folder: Path) -> Iterator[Outco
     began_s = bench.clock.now_s()
     yield Outcome(scenario.name, Status.STARTED, "the search for the capacity" if scenario.capacity else "a sweep over loads")
     if scenario.capacity is not None:
-        told = yield from _capacity(series, scenario.capacity)
+        assert scenario.load.rate is not None
+        told = yield from _capacity(series, scenario.load.rate, scenario.capacity)
     else:
-        assert scenario.sweep is not None
-        told = yield from _sweep(series, scenario.sweep)
+        told = yield from _sweep(series, *loads_of(scenario))
     stands_on = Folder(Path(told["report"]).parent)
     told = {**told, "probes": [asdict(probe) for probe in series.probes], "report": str(Folder(folder).page)}
     with errors.told(folder):
@@ -83,7 +83,8 @@ def _material(told: Mapping[str, Any], stands_on: Folder, bench: Bench, series: 
 class _Series:
     """Runs one after the other, and what came of them.
 
-    Each has as many processes of the generator as its own load needs, unless `processes` says how many. `count` is how many runs
+    Each has as many processes of the generator as its own load needs, unless `processes` says how many, and a warm-up as long as whole
+    answers took in those before it that were not missed. `count` is how many runs
     there will be, where that is known.
     """
 
@@ -121,6 +122,9 @@ class _Series:
         finding = Finding.UNSURE if self.is_over else finding_of(shares)
         met = None if finding is Finding.UNSURE else finding is Finding.MET
         self.probes.append(probe_of(summary, load, unit, met, f"probes/{name}"))
+        if unit == _RATE and finding is not Finding.MISSED:
+            settled_s = settling_s(self.assignment.warm_up_s, self.probes[-1].e2e_p95_s, self.assignment.duration_s)
+            self.assignment = replace(self.assignment, warm_up_s=settled_s)
         return shares
 
     def assigned(self, load: float, unit: str) -> Assignment:
@@ -129,7 +133,7 @@ class _Series:
         Raises:
             UsageError: It cannot be shared out among the machines.
         """
-        work = _with_load(self.assignment, load, unit, secrets.randbelow(2**31))
+        work = with_load(self.assignment, load, unit, secrets.randbelow(2**31))
         return staffed(work, self.processes, usable_processors(), self.bench.machines)
 
     def _place(self, load: float, unit: str) -> dict[str, Any]:
@@ -167,7 +171,13 @@ class _Series:
         return look
 
 
-def _with_load(assignment: Assignment, load: float, unit: str, seed: int) -> Assignment:
+def loads_of(scenario: Scenario) -> tuple[tuple[float, ...], str]:
+    """The loads of a sweep, and their unit."""
+    assert scenario.sweep is not None
+    return (scenario.sweep.users, _USERS) if scenario.sweep.users else (scenario.sweep.rates or (), _RATE)
+
+
+def with_load(assignment: Assignment, load: float, unit: str, seed: int) -> Assignment:
     """The same with another load, and nothing after the measured phase: what is under way is answered, and the platform is free."""
     if unit == _USERS:
         return replace(assignment, users=round(load), seed=seed)
@@ -175,9 +185,8 @@ def _with_load(assignment: Assignment, load: float, unit: str, seed: int) -> Ass
     return replace(assignment, pieces=tuple(Piece(span_s, load, load) for span_s in spans_s), seed=seed)
 
 
-def _capacity(series: _Series, wanted: Capacity) -> Generator[Outcome, None, dict[str, Any]]:
-    series.assignment = replace(series.assignment, duration_s=wanted.probe)
-    search = Search(wanted.start, wanted.limit, wanted.precision)
+def _capacity(series: _Series, start_rps: float, wanted: Capacity) -> Generator[Outcome, None, dict[str, Any]]:
+    search = Search(start_rps, wanted.limit, wanted.precision)
     surely_met, surely_missed = 0.0, None
     while (rate_rps := search.next_rps()) is not None:
         tries: list[tuple[Share, ...]] = []
@@ -228,8 +237,7 @@ def _capacity_sentence(capacity: Mapping[str, Any]) -> str:
     return f"the service levels are kept up to {capacity['rate_rps']:.3g} requests/s ({interval}{doubt}{limit})"
 
 
-def _sweep(series: _Series, wanted: Sweep) -> Generator[Outcome, None, dict[str, Any]]:
-    loads, unit = (wanted.users, _USERS) if wanted.users else (wanted.rates or (), _RATE)
+def _sweep(series: _Series, loads: Sequence[float], unit: str) -> Generator[Outcome, None, dict[str, Any]]:
     series.count = len(loads)
     for load in loads:  # before the first of them runs
         series.assigned(load, unit)

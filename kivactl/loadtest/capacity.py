@@ -97,6 +97,17 @@ def finding_of(shares: Sequence[Share]) -> Finding:
     return Finding.UNSURE if Finding.UNSURE in others else Finding.MET
 
 
+def settling_s(warm_up_s: float, answer_s: float | None, probe_s: float) -> float:
+    """How long a load has to last before as many requests are under way as will be: as long as whole answers take.
+
+    Args:
+        warm_up_s: At least so long.
+        answer_s: What a whole answer took at a load like it; None where nobody knows.
+        probe_s: Of a probe: at most so long, for in an overloaded platform answers take ever longer.
+    """
+    return max(warm_up_s, min(math.ceil(answer_s or 0.0), probe_s))
+
+
 @dataclass(slots=True)
 class Search:
     """A search under way.

@@ -136,6 +136,10 @@ def _changed(scenario: Scenario, tree: Node, changes: Changes, folder: Path) -> 
         return scenario
     if changes.users is not None and changes.rate is not None:
         raise UsageError("a load has either users or a rate", "give one of --users and --rate")
+    if scenario.sweep is not None and (changes.users is not None or changes.rate is not None):
+        raise UsageError(
+            f"the load test '{scenario.name}' is a sweep, which has loads of its own", "for a single load, choose another scenario: kivactl loadtest list"
+        )
     place = Place(Path("command line"), 1)
     keys: dict[str, Any] = dict(tree.value)
     for name, value in given.items():

@@ -69,6 +69,7 @@ def _sections(material: Material, course: Course) -> Iterator[Section | None]:
     """In the page's order; None for one that there is nothing to say in."""
     told = material.summary
     since = "was due" if course.is_open else "began"
+    yield _loads(material)
     yield _service_levels(material)
     yield _bottleneck(material)
     yield Section(
@@ -106,7 +107,6 @@ def _sections(material: Material, course: Course) -> Iterator[Section | None]:
         tables=_present(page_tables.failures(told)),
     )
     yield _engines(material)
-    yield _loads(material)
     yield Section("times", "Times", () if told["succeeded"] else ("There is no time to tell.",), tables=_present(page_tables.times(told)))
     yield Section("mix", "Mix", tables=_present(page_tables.mix(told))) if told["groups"] else None
     yield _validity(material)

@@ -31,17 +31,17 @@ def pictures_for(material: Material) -> tuple[Chart, ...]:
         material: Of the run.
 
     Returns:
-        In the page's order: `latency`, `distributions`, `throughput`, `errors`, `engines`, `load`.
+        In the page's order: `load`, `latency`, `distributions`, `throughput`, `errors`, `engines`.
     """
     course = course_of(material)
     levels = [Level(level["name"], level["limit"]) for level in material.summary["service_levels"]]
     found = [
+        load_chart(material),
         _latency(course, levels),
         _distributions(course, levels, knows_itl=material.summary["itl_s"] is not None),
         _throughput(course),
         _errors(course),
         engines_chart(material.engine, course),
-        load_chart(material),
     ]
     return tuple(chart for chart in found if chart is not None)
 

@@ -92,7 +92,7 @@ def load_chart(material: Material) -> Chart | None:
         Series("", _means(probes, lambda probe: probe.output_tokens_per_s), Look.LINE, Tone.GREEN, 1.6),
         *_dots(probes, lambda probe: (probe.load, probe.output_tokens_per_s)),
     )
-    path = tuple((probe.output_tokens_per_s, probe.ttft_p95_s) for probe in probes if probe.ttft_p95_s is not None)
+    path = tuple((throughput, ttft_s) for _, throughput, ttft_s in _path(probes))
     both = (Series("", path, Look.LINE, Tone.PURPLE, 1.2), *_dots(probes, lambda probe: (probe.output_tokens_per_s, probe.ttft_p95_s)))
     panels = (
         Panel("Time to first token (s)", f"Load ({unit})", latency, limits, tuple(moments), is_log=True),
@@ -172,10 +172,17 @@ def _dots(probes: Sequence[Probe], place: Callable[[Probe], tuple[float, float |
         yield Series(label, points, look, tone, size)
 
 
+def _path(probes: Sequence[Probe]) -> tuple[tuple[float, float, float], ...]:
+    """Load, throughput and time to first token, by load; of the same load their means."""
+    answered = [probe for probe in probes if probe.ttft_p95_s is not None]
+    throughput = _means(answered, lambda probe: probe.output_tokens_per_s)
+    ttft = _means(answered, lambda probe: probe.ttft_p95_s)
+    return tuple((load, tokens, ttft_s) for (load, tokens), (_, ttft_s) in zip(throughput, ttft, strict=True))
+
+
 def _notes(probes: Sequence[Probe]) -> Iterator[Note]:
     """The loads beside the points; of many only some."""
-    means = _means(probes, lambda probe: probe.ttft_p95_s)
-    throughput = dict(_means([probe for probe in probes if probe.ttft_p95_s is not None], lambda probe: probe.output_tokens_per_s))
-    every = -(-len(means) // _MOST_NAMED)
-    for load, ttft_s in means[::every] if every else ():
-        yield Note(f"{load:.4g}", throughput[load], ttft_s)
+    path = _path(probes)
+    every = -(-len(path) // _MOST_NAMED)
+    for load, throughput, ttft_s in path[::every] if every else ():
+        yield Note(f"{load:.4g}", throughput, ttft_s)

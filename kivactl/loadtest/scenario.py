@@ -144,11 +144,9 @@ class Part(Strict):
 
 
 class Capacity(Strict):
-    """A search for the highest rate that keeps the service levels."""
+    """A search for the highest rate that keeps the service levels, from the load's on; each probe measures for the scenario's duration."""
 
-    start: Rate = Field(default=1.0, description="Requests per second of the first probe.")
     limit: Rate = Field(default=1000.0, description="Nothing higher is tried.")
-    probe: PositiveDuration = Field(default=30.0, description="Length of a probe; one that does not decide is repeated.")
     precision: float = Field(default=0.05, gt=0, lt=1, description="How near the answer must be.")
 
 
@@ -231,6 +229,12 @@ class Scenario(Strict):
             raise ValueError(msg)
         if self.capacity is not None and (self.sweep is not None or self.load.rate is None):
             msg = "a capacity search has no sweep" if self.sweep is not None else "a capacity search needs a load with a rate"
+            raise ValueError(msg)
+        if self.capacity is not None and self.load.rate is not None and self.load.rate > self.capacity.limit:
+            msg = f"the search for the capacity begins at {self.load.rate:g} requests/s, above its limit of {self.capacity.limit:g}"
+            raise ValueError(msg)
+        if self.requests is not None and (self.capacity is not None or (self.sweep is not None and self.sweep.rates)):
+            msg = "runs at different rates are measured for a duration, not for a number of requests"
             raise ValueError(msg)
         wanted = None if self.sweep is None else "users" if self.sweep.users else "rate"
         if wanted is not None and getattr(self.load, wanted) is None:

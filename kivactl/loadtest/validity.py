@@ -5,6 +5,7 @@ A generator that was late measures itself. Each rule compares a delay of the gen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -88,11 +89,30 @@ def allowed_loop_lag_ms(levels: Iterable[Level], itl_p50_s: float | None, *, by_
     return max(_LEAST_LOOP_LAG_MS, (itl_p50_s or 0.0 if promised_s is None else promised_s) * 1e3 * ratio)
 
 
-def warnings(good: Sequence[Record], tokens_per_event: float | None, lags: Lags, itl_s: Distribution | None) -> Iterator[str]:
-    """What to keep in mind about the figures."""
+def warnings(
+    good: Sequence[Record],
+    tokens_per_event: float | None,
+    lags: Lags,
+    itl_s: Distribution | None,
+    e2e_s: Distribution | None = None,
+    warm_up_s: float | None = None,
+) -> Iterator[str]:
+    """What to keep in mind about the figures.
+
+    Args:
+        good: Measured requests that succeeded.
+        tokens_per_event: That the engine sent together, on average.
+        lags: Of the generator.
+        itl_s: Time between tokens.
+        e2e_s: Time of whole answers.
+        warm_up_s: Of an open loop.
+    """
     if lags.loop_ms is not None and itl_s is not None and lags.loop_ms > allowed_loop_lag_ms((), itl_s.p50, by_kernel=lags.by_kernel):
         effect = "tokens that came meanwhile count as one event" if lags.by_kernel else "times between tokens are too long by as much"
         yield f"the load generator was up to {time_text(lags.loop_ms / 1e3)} late (p99): {effect} here and there"
+    if e2e_s is not None and warm_up_s is not None and e2e_s.p95 > warm_up_s:
+        too_few = "so at its end fewer requests were under way than later, and the first measured ones had it easier"
+        yield f"whole answers took {time_text(e2e_s.p95)} (p95), the warm-up {warm_up_s:g} s, {too_few}: --warm-up {math.ceil(e2e_s.p95)}s"
     if 0 < len(good) < _FEWEST_FOR_P95:
         yield f"only {len(good)} requests succeeded: a 95th percentile of so few says little"
     uncounted = sum(record.completion_tokens is None for record in good)

@@ -112,8 +112,13 @@ def test_without_any_run(kivactl: Kivactl) -> None:
         (["smoke"], "smoke: 4 users in a closed loop, 3 s of warm-up, measured for 20 s\n"),
         (["smoke", "--rate", "2", "--seed", "1", "--duration", "10s"], "smoke: Poisson arrivals at 2 requests/s, 3 s of warm-up, measured for 10 s: "),
         (["smoke", "--requests", "7"], "smoke: 4 users in a closed loop, 3 s of warm-up: 7 requests\n"),
-        (["capacity"], "the rate is searched for, from this one on"),
-        (["sweep"], "one run for each load of the sweep"),
+        (
+            ["capacity"],
+            "capacity: Poisson arrivals at 0.5 requests/s, then ever closer to the highest rate that keeps the service levels, up to 500 requests/s, ",
+        ),
+        (["capacity", "--rate", "20", "--duration", "5s"], "capacity: Poisson arrivals at 20 requests/s, "),
+        (["capacity", "--duration", "5s"], "5 s of warm-up, measured for 5 s each\n"),
+        (["sweep"], "sweep: 1, 2, 4, 8, 16, 32 users, one run each, 5 s of warm-up, measured for 40 s each\n"),
         ([], "smoke: 4 users"),
         (["smoke"], "Sent by 1 process of the load generator.\n"),
         (["smoke", "--processes", "3"], "Sent by 3 processes of the load generator.\n"),
@@ -129,8 +134,20 @@ def test_a_plan_touches_nothing(kivactl: Kivactl, words: list[str], lines: str, 
     assert not shown.stderr
 
 
+def test_a_sweep_has_loads_of_its_own(kivactl: Kivactl) -> None:
+    for option in ("--users", "--rate"):
+        refused = kivactl("loadtest", "sweep", option, "3", "--plan")
+        assert (refused.code, refused.stderr.splitlines()[0]) == (2, "error: the load test 'sweep' is a sweep, which has loads of its own")
+
+
+def test_a_plan_of_a_sweep_says_that_its_highest_load_is_beyond_the_generator(kivactl: Kivactl, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nload: {rate: 1}\nprompts: {tokens: 3}\nsweep: {rates: [5000, 1]}\n")
+    shown = kivactl("--output", "json", "loadtest", "mine.yaml", "--plan")
+    assert json.loads(shown.stdout)["warning"].startswith("up to 445,000 token events/s")
+
+
 def test_a_plan_says_that_a_load_is_beyond_the_generator(kivactl: Kivactl) -> None:
-    shown = kivactl("loadtest", "chat", "--rate", "100000", "--plan")
+    shown = kivactl("loadtest", "chat", "--rate", "5000", "--plan")
     assert shown.code == 0
     assert "warning: up to " in shown.stderr
     assert "likely to be invalid; --on names more machines" in shown.stderr

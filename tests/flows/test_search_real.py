@@ -58,13 +58,16 @@ def engine(tmp_path: Path) -> Any:
 
 def test_the_capacity_of_a_platform_is_found_with_its_interval(engine: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    wanted = scenario(load={"rate": 1, "arrivals": "constant"}, capacity={"start": 5, "limit": 100, "probe": "5s", "precision": 0.2})
+    wanted = scenario(load={"rate": 5, "arrivals": "constant"}, duration="5s", capacity={"limit": 100, "precision": 0.2})
     outcomes = list(run_search(Bench(engine.endpoint(), LEVELS, Clock()), wanted, folder))
     told = outcomes[-1].data
     assert outcomes[-1].status is Status.DONE
     if told["invalid"]:
         pytest.fail(told["invalid"])
     found = told["capacity"]
+    warm_ups_s = [json.loads((folder / "probes" / f"{number + 1:02d}" / "scenario.json").read_text())["warm_up_s"] for number in range(len(told["probes"]))]
+    assert warm_ups_s == sorted(warm_ups_s)
+    assert warm_ups_s[0] == 1 < warm_ups_s[-1]  # an answer takes longer
     # What the engine can serve is known; a little more passes, for a queue that begins to grow is not over the limit at once.
     assert 0.6 * CAPACITY_RPS <= found["rate_rps"] <= 1.3 * CAPACITY_RPS
     assert found["low_rps"] <= found["rate_rps"]
@@ -121,7 +124,7 @@ def test_a_probe_that_is_no_measurement_ends_the_search(engine: Any, tmp_path: P
 
 
 def test_interrupted_it_tells_what_it_found_and_says_nothing_of_the_probe_that_was_cut(engine: Any, tmp_path: Path) -> None:
-    wanted = scenario(load={"rate": 1, "arrivals": "constant"}, warm_up="0s", capacity={"start": 2, "limit": 4, "probe": "4s", "precision": 0.2})
+    wanted = scenario(load={"rate": 2, "arrivals": "constant"}, duration="4s", warm_up="0s", capacity={"limit": 4, "precision": 0.2})
     search = run_search(Bench(engine.endpoint(), LEVELS, Clock()), wanted, tmp_path / "run")
     assert isinstance(search, Generator)
     last: Any = None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, shares_of
+from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, settling_s, shares_of
 from kivactl.loadtest.levels import levels_from
 from kivactl.loadtest.record import FailureKind, Record
 
@@ -35,6 +35,11 @@ def test_the_capacity_is_found_as_precisely_as_asked_for(truth_rps: float, start
         assert found <= truth_rps <= found * (1 + precision) * (1 + 1e-9)
         assert search.confirmed_rps == found
         assert probes <= 4 + math.ceil(abs(math.log2(truth_rps / start_rps))) + math.ceil(math.log2(math.log(2) / math.log1p(precision)))
+
+
+@pytest.mark.parametrize(("answer_s", "warm_up_s"), [(None, 5.0), (3.0, 5.0), (8.2, 9.0), (100.0, 40.0)])
+def test_a_probe_warms_up_for_as_long_as_answers_take(answer_s: float | None, warm_up_s: float) -> None:
+    assert settling_s(5.0, answer_s, 40.0) == warm_up_s
 
 
 def test_a_platform_that_keeps_nothing_has_none() -> None:

@@ -239,6 +239,13 @@ def test_warnings() -> None:
     assert any("did not count" in warning for warning in judge([uncounted]).warnings)
 
 
+@pytest.mark.parametrize(("warm_up_s", "is_warned"), [(None, False), (0.0, True), (1.0, True), (2.0, False)])
+def test_a_warm_up_shorter_than_answers_take(warm_up_s: float | None, is_warned: bool) -> None:
+    records = [Record(n, 10 * S + n, 12 * S + n, sent_ns=10 * S + n, token_ns=(11 * S, 11 * S + 500 * MS), completion_tokens=2) for n in range(20)]
+    warnings = judge(records, warm_up_s=warm_up_s).warnings
+    assert (any("--warm-up 2s" in warning for warning in warnings)) == is_warned
+
+
 def test_the_token_that_says_stop_is_no_joined_one() -> None:
     record = Record(0, 10 * S, 11 * S, sent_ns=10 * S, token_ns=(10 * S + MS, 10 * S + 2 * MS), completion_tokens=3, finish_reason="stop")
     assert judge([record]).tokens_per_event == 1.0

@@ -84,7 +84,7 @@ def test_the_whole_page() -> None:
     text = whole(material())
     page = checked(text)
     assert not re.search(r"https?:", text)
-    titles = ["Service levels", "The bottleneck", "Latency over time", "Distributions", "Throughput over time", "Errors", "The engines", "Load and latency"]
+    titles = ["Load and latency", "Service levels", "The bottleneck", "Latency over time", "Distributions", "Throughput over time", "Errors", "The engines"]
     titles += ["Times", "Validity", "Environment", "Terms"]
     assert re.findall(r"<h2 [^>]*>([^<]*)</h2>", text) == titles
     assert page.tags.count("svg") == 6
@@ -94,7 +94,7 @@ def test_the_whole_page() -> None:
 
 
 def test_the_order_of_pictures() -> None:
-    assert [chart.name for chart in pictures_for(material())] == ["latency", "distributions", "throughput", "errors", "engines", "load"]
+    assert [chart.name for chart in pictures_for(material())] == ["load", "latency", "distributions", "throughput", "errors", "engines"]
 
 
 @pytest.mark.parametrize(

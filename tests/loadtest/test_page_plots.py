@@ -155,6 +155,15 @@ def test_the_knee_does_not_depend_on_the_order() -> None:
     assert knee_of(SATURATED[::-1]) == 16
 
 
+def test_repeats_of_a_load_are_one_place_of_the_curve() -> None:
+    found = load_chart(replace(material(), probes=(probe(4, True, 100.0), probe(4, None, 300.0), probe(8, False, 400.0))))
+    assert found is not None
+    both = found.panels[2]
+    assert [x for x, _ in both.series[0].points] == [200.0, 400.0]
+    assert [note.label for note in both.notes] == ["4", "8"]
+    assert sum(len(series.points) for series in both.series[1:]) == 3
+
+
 def test_what_came_of_each_load_has_a_shape() -> None:
     found = load_chart(material())
     assert found is not None

@@ -124,6 +124,12 @@ ONE_LOAD = "give one of users, rate, ramp, steps and trace"
         (SHORT + "duration: 20\n", ["4: duration: '20' has no unit"]),
         (SHORT + "duration: 20s\nrequests: 5\n", ["1: give either duration or requests"]),
         (SHORT + "capacity: {}\n", ["1: a capacity search needs a load with a rate"]),
+        (
+            "name: a\nload: {rate: 9}\nprompts: {tokens: 3}\ncapacity: {limit: 8}\n",
+            ["1: the search for the capacity begins at 9 requests/s, above its limit of 8"],
+        ),
+        ("name: a\nload: {rate: 1}\nrequests: 5\nprompts: {tokens: 3}\ncapacity: {}\n", ["1: runs at different rates are measured for a duration, "]),
+        ("name: a\nload: {rate: 1}\nrequests: 5\nprompts: {tokens: 3}\nsweep: {rates: [1, 2]}\n", ["1: runs at different rates are measured for a duration, "]),
         (SHORT + "sweep: {rates: [1, 2]}\n", ["1: a sweep over rates needs a load with rate"]),
         (SHORT + "sweep: {}\n", ["4: sweep: give either users or rates"]),
         (SHORT + "mix: [{name: x}, {name: x}]\n", ["1: two parts of the mix are named 'x'"]),

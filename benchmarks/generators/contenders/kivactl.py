@@ -26,8 +26,11 @@ def command_for(load: Load, target: Target, programs: Path) -> Command:
 def search_for(goal: Goal, target: Target, programs: Path) -> Command:
     """Its search for the highest rate at which a share of the requests is in time."""
     promised = {f"ttft_p{round(goal.attainment * 100)}": f"{goal.ttft_ms:g}ms", "tpot_p95": "1h", "error_ratio": 0.01}
-    wanted = {"start": 4, "limit": goal.limit, "probe": f"{goal.seconds:g}s", "precision": 0.03}
-    return _command(target, programs, goal.tokens, goal.prompt_tokens, load={"rate": 4}, warm_up="0s", seed=goal.seed, service_levels=promised, capacity=wanted)
+    wanted = {"limit": goal.limit, "precision": 0.03}
+    load, duration = {"rate": 4}, f"{goal.seconds:g}s"
+    return _command(
+        target, programs, goal.tokens, goal.prompt_tokens, load=load, duration=duration, warm_up="0s", seed=goal.seed, service_levels=promised, capacity=wanted
+    )
 
 
 def found(folder: Path) -> Found:
