@@ -6,8 +6,6 @@ import json
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,6 @@ from kivactl.loadtest.scenario import Capacity, Scenario, levels_for
 from kivactl.plan import Outcome, Status
 from kivactl.tools.machine import usable_processors
 
-_MOST_TRIES = 3
-"""A rate at which so many probes together do not decide is judged by what they saw."""
 _HOPELESS_RATIO = 3.0
 _HOPELESS_AFTER_S = 8.0
 _USERS, _RATE = "users", "requests/s"
@@ -102,11 +98,11 @@ class _Series:
         """Whether what came last leaves no sense in going on."""
         return bool(self.summaries) and bool(self.summaries[-1]["interrupted"] or self.summaries[-1]["invalid"])
 
-    def run(self, load: float, unit: str) -> Generator[Outcome, None, tuple[Share, ...]]:
-        """One run with a load; the seed is another one each time, unless the scenario has one."""
+    def run(self, load: float, unit: str, length: int = 1) -> Generator[Outcome, None, tuple[Share, ...]]:
+        """One run with a load, so many times as long as others; the seed is another one each time."""
         name = f"{len(self.probes) + 1:02d}"
         folder = self.folder / "probes" / name
-        assignment = self.assigned(load, unit)
+        assignment = self.assigned(load, unit, length)
         material = yield from run_assignment(
             replace(self.bench, with_page=False),
             assignment,
@@ -127,13 +123,14 @@ class _Series:
             self.assignment = replace(self.assignment, warm_up_s=settled_s)
         return shares
 
-    def assigned(self, load: float, unit: str) -> Assignment:
+    def assigned(self, load: float, unit: str, length: int = 1) -> Assignment:
         """What a run with a load would be told.
 
         Raises:
             UsageError: It cannot be shared out among the machines.
         """
-        work = with_load(self.assignment, load, unit, secrets.randbelow(2**31))
+        work = replace(self.assignment, duration_s=self.assignment.duration_s * length)
+        work = with_load(work, load, unit, secrets.randbelow(2**31))
         return staffed(work, self.processes, usable_processors(), self.bench.machines)
 
     def _place(self, load: float, unit: str) -> dict[str, Any]:
@@ -187,32 +184,21 @@ def with_load(assignment: Assignment, load: float, unit: str, seed: int) -> Assi
 
 def _capacity(series: _Series, start_rps: float, wanted: Capacity) -> Generator[Outcome, None, dict[str, Any]]:
     search = Search(start_rps, wanted.limit, wanted.precision)
-    surely_met, surely_missed = 0.0, None
-    while (rate_rps := search.next_rps()) is not None:
-        tries: list[tuple[Share, ...]] = []
-        finding = Finding.UNSURE
-        while finding is Finding.UNSURE and len(tries) < _MOST_TRIES:
-            tries.append((yield from series.run(rate_rps, _RATE)))
-            if series.is_over:
-                break
-            finding = finding_of(_together(tries))
+    while (probe := search.next_probe()) is not None:
+        rate_rps, length = probe
+        shares = yield from series.run(rate_rps, _RATE, length)
         if series.is_over:
             break
-        together = _together(tries)
-        met = finding is Finding.MET or (finding is Finding.UNSURE and all(share.holds for share in together))
-        if finding is Finding.MET:
-            surely_met = max(surely_met, rate_rps)
-        elif finding is Finding.MISSED:
-            surely_missed = rate_rps if surely_missed is None else min(surely_missed, rate_rps)
-        series.settle(met)
-        search.tell(rate_rps, met=met)
+        met = search.take(shares)
+        if met is not None:
+            series.settle(met)
     found = search.met_rps
-    low, high = min(surely_met, found), surely_missed
+    missed = search.surely_missed_rps
     spent = sum(probe.due for probe in series.probes)
     capacity = {
         "rate_rps": found,
-        "low_rps": low,
-        "high_rps": high,
+        "low_rps": min(search.surely_met_rps, found),
+        "high_rps": None if missed is None else max(missed, found),
         "is_confirmed": search.confirmed_rps == found and found > 0,
         "is_limit": found >= wanted.limit,
         "requests": spent,
@@ -220,11 +206,6 @@ def _capacity(series: _Series, start_rps: float, wanted: Capacity) -> Generator[
     }
     number = next((number for number in reversed(range(len(series.probes))) if series.probes[number].load == found), len(series.probes) - 1)
     return series.result(number, _capacity_sentence(capacity), capacity=capacity)
-
-
-def _together(tries: list[tuple[Share, ...]]) -> tuple[Share, ...]:
-    """Several probes of one rate as one."""
-    return tuple(reduce(add, shares) for shares in zip(*tries, strict=True))
 
 
 def _capacity_sentence(capacity: Mapping[str, Any]) -> str:

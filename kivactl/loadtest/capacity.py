@@ -1,7 +1,8 @@
 """The search for the highest rate that keeps the service levels; pure: it says what to try next, and is told what came of it.
 
 Rates double until one misses; then the gap between the highest that met and the lowest that missed is halved by ratio, until
-it is as narrow as asked for. What is found has to hold once more, with another seed, before it is believed.
+it is as narrow as asked for. What is found has to hold once more, with another seed and for longer, before it is believed: a queue
+that grows slowly shows only then.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import reduce
+from operator import add
 
-from kivactl.loadtest.levels import ATTAINMENT, ERROR_RATIO, Level, thresholds_from, wilson
+from kivactl.loadtest.intervals import Part, parts_of, share_interval
+from kivactl.loadtest.levels import ATTAINMENT, ERROR_RATIO, Level, thresholds_from
 from kivactl.loadtest.record import Record
 
 _LOWEST_OF_START = 1 / 64
@@ -36,20 +40,22 @@ class Share:
         good: How many did.
         due: How many should have been sent.
         ratio: What is promised, 0..1.
+        parts: Those that came, in order.
     """
 
     level: str
     good: int
     due: int
     ratio: float
+    parts: tuple[Part, ...] = ()
 
     def __add__(self, other: Share) -> Share:
         """Of two probes of the same rate together."""
-        return Share(self.level, self.good + other.good, self.due + other.due, self.ratio)
+        return Share(self.level, self.good + other.good, self.due + other.due, self.ratio, self.parts + other.parts)
 
     @property
     def finding(self) -> Finding:
-        low, high = wilson(self.good, self.due)
+        low, high = share_interval(self.good, self.due, self.parts)
         if low >= self.ratio or (self.ratio >= 1 and self.good == self.due > 0):
             return Finding.MET
         return Finding.MISSED if high < self.ratio else Finding.UNSURE
@@ -69,21 +75,23 @@ def shares_of(measured: Sequence[Record], due: int, levels: tuple[Level, ...]) -
         levels: What is promised.
     """
     found = []
+    in_order = sorted(measured, key=lambda record: record.moment_ns)
+    answered = [record for record in in_order if record.succeeded]
     for level in levels:
         if level.name == ERROR_RATIO:
-            found.append(Share(level.name, sum(record.succeeded for record in measured), due, 1 - level.limit))
-        elif level.name == ATTAINMENT:
-            continue  # asked for below, of all levels together
-        else:
-            good = sum(record.keeps({level.metric: level.limit}) for record in measured)
-            failed = sum(not record.succeeded for record in measured)
+            found.append(_share(level.name, [record.succeeded for record in in_order], due, 1 - level.limit))
+        elif level.name != ATTAINMENT:
             # A time is promised to those who are answered; how many that must be is a level of its own.
-            found.append(Share(level.name, good, due - failed, (level.percent or 0) / 100))
+            kept = [record.keeps({level.metric: level.limit}) for record in answered]
+            found.append(_share(level.name, kept, due - (len(in_order) - len(answered)), (level.percent or 0) / 100))
     attainment = next((level for level in levels if level.name == ATTAINMENT), None)
     if attainment is not None:
-        good = sum(record.keeps(thresholds_from(levels)) for record in measured)
-        found.append(Share(ATTAINMENT, good, due, attainment.limit))
+        found.append(_share(ATTAINMENT, [record.keeps(thresholds_from(levels)) for record in in_order], due, attainment.limit))
     return tuple(found)
+
+
+def _share(level: str, good: Sequence[bool], due: int, ratio: float) -> Share:
+    return Share(level, sum(good), due, ratio, parts_of(good))
 
 
 def finding_of(shares: Sequence[Share]) -> Finding:
@@ -108,6 +116,11 @@ def settling_s(warm_up_s: float, answer_s: float | None, probe_s: float) -> floa
     return max(warm_up_s, min(math.ceil(answer_s or 0.0), probe_s))
 
 
+def _together(tries: Sequence[tuple[Share, ...]]) -> tuple[Share, ...]:
+    """Several probes of one rate as one."""
+    return tuple(reduce(add, shares_of_level) for shares_of_level in zip(*tries, strict=True))
+
+
 @dataclass(slots=True)
 class Search:
     """A search under way.
@@ -119,6 +132,8 @@ class Search:
         met: Rates that met, ascending.
         missed_rps: The lowest that missed; infinite while there is none.
         confirmed_rps: A rate that met once more; None while there is none.
+        tries: What came of the rate that is being tried.
+        seen: What came of each rate that was, all its probes together.
     """
 
     start_rps: float
@@ -127,24 +142,72 @@ class Search:
     met: list[float] = field(default_factory=list)
     missed_rps: float = math.inf
     confirmed_rps: float | None = None
+    tries: list[tuple[Share, ...]] = field(default_factory=list)
+    seen: dict[float, tuple[Share, ...]] = field(default_factory=dict)
 
     @property
     def met_rps(self) -> float:
         """The highest rate that met; 0 while there is none."""
         return self.met[-1] if self.met else 0.0
 
+    @property
+    def is_rising(self) -> bool:
+        """Whether no rate missed yet, so that a higher one is tried anyway."""
+        return math.isinf(self.missed_rps)
+
+    def next_probe(self) -> tuple[float, int] | None:
+        """The rate to try, and for how many lengths of a probe; None when the search is over."""
+        rate_rps = self.next_rps()
+        return None if rate_rps is None else (rate_rps, self._lengths_of(rate_rps)[len(self.tries)])
+
+    def take(self, shares: Sequence[Share]) -> bool | None:
+        """What came of the probe that `next_probe` named.
+
+        Returns:
+            Whether its rate met; None when that takes a further probe.
+        """
+        rate_rps = self.next_rps()
+        assert rate_rps is not None
+        self.tries.append(tuple(shares))
+        together = _together(self.tries)
+        finding = finding_of(together)
+        # What does not decide is judged by what was seen; while rates rise, the next one tells more than the same once more.
+        met = finding is Finding.MET or (finding is Finding.UNSURE and all(share.holds for share in together))
+        is_last = len(self.tries) == len(self._lengths_of(rate_rps))
+        if finding is Finding.UNSURE and not is_last and not (met and self.is_rising):
+            return None
+        self.tries = []
+        self.seen[rate_rps] = _together([self.seen[rate_rps], together]) if rate_rps in self.seen else together
+        self.tell(rate_rps, met=met)
+        return met
+
+    @property
+    def surely_missed_rps(self) -> float | None:
+        """The lowest rate that misses, as sure as its requests can say; None without one."""
+        return min((rate_rps for rate_rps, shares in self.seen.items() if finding_of(shares) is Finding.MISSED), default=None)
+
+    @property
+    def surely_met_rps(self) -> float:
+        """The highest rate below that which meets, as sure as its requests can say; 0 without one."""
+        end_rps = self.surely_missed_rps or math.inf
+        return max((rate_rps for rate_rps, shares in self.seen.items() if rate_rps < end_rps and finding_of(shares) is Finding.MET), default=0.0)
+
+    def _lengths_of(self, rate_rps: float) -> tuple[int, ...]:
+        """How long a rate is tried, a further time where those before did not decide: what met is confirmed for longer."""
+        return (2,) if rate_rps in self.met else (1, 2)
+
     def next_rps(self) -> float | None:
         """The rate to try; None when the search is over."""
         if self.confirmed_rps is not None and self.confirmed_rps == self.met_rps:
             return None
         if not self.met:
-            if math.isinf(self.missed_rps):
+            if self.is_rising:
                 return min(self.start_rps, self.limit_rps)
             lower = self.missed_rps / 2
             return lower if lower >= self.start_rps * _LOWEST_OF_START else None
         if self.met_rps >= self.limit_rps or self.missed_rps <= self.met_rps * (1 + self.precision):
             return self.met_rps  # once more, to be sure
-        if math.isinf(self.missed_rps):
+        if self.is_rising:
             return min(self.met_rps * 2, self.limit_rps)
         return math.sqrt(self.met_rps * self.missed_rps)
 

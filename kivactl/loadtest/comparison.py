@@ -1,8 +1,8 @@
 """Two runs side by side, and what differs beyond noise; pure.
 
-Each figure has an interval of its own: percentiles by order statistics, shares by Wilson, rates by the means of batches. The
-interval of a difference follows from those two without any assumption on the distribution; what does not hold nought in it
-differs.
+Each figure has an interval of its own: percentiles by order statistics, shares by Wilson, both of as many requests as are independent
+of each other; rates by the means of batches. The interval of a difference follows from those two without any assumption on the
+distribution; what does not hold nought in it differs.
 
 Source: Zou and Donner, "Construction of confidence limits about effect measures: a general approach" (2008), for the difference
 """
@@ -10,12 +10,14 @@ Source: Zou and Donner, "Construction of confidence limits about effect measures
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
-from kivactl.loadtest.distribution import interval_of, percentile
-from kivactl.loadtest.levels import wilson
+from kivactl.loadtest.distribution import percentile
+from kivactl.loadtest.intervals import effect_of, interval_of, parts_of, share_interval, stretches
 from kivactl.loadtest.metrics import Window
 from kivactl.loadtest.record import Record
 
@@ -129,32 +131,37 @@ def doubts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]
 
 
 def _figures(side: Side) -> Iterator[tuple[str, Estimate | None, bool]]:
-    good = [record for record in side.measured if record.succeeded]
+    ended = sorted((record for record in side.measured if not record.is_cut), key=lambda record: record.moment_ns)
+    good = [record for record in ended if record.succeeded]
     for name, values in _TIMES:
-        ordered = sorted(value for record in good for value in values(record) if value is not None)
+        parts = [sorted(value for record in good[stretch] for value in values(record) if value is not None) for stretch in stretches(len(good))]
+        ordered = sorted(chain.from_iterable(parts))
         for percent in _PERCENTILES:
-            yield f"{name}_p{percent}", _time(ordered, percent, len(good)), False
-    failed = sum(record.failure is not None for record in side.measured)
-    yield "error_ratio", _share(failed, failed + len(good)), False
+            yield f"{name}_p{percent}", _time(ordered, parts, percent, len(good)), False
+    failed = [record.failure is not None for record in ended]
+    yield "error_ratio", _share(failed), False
     attainment = side.summary["attainment"]
-    yield "attainment", _share(attainment["good"], attainment["due"]), True
+    yield "attainment", Estimate(attainment["ratio"], attainment["low"], attainment["high"]) if attainment["due"] else None, True
     yield "requests_per_s", _rate(side.window, [(record.end_ns, 1.0) for record in side.records if record.succeeded]), True
     tokens = [(stamp_ns, record.tokens / len(record.token_ns)) for record in side.records for stamp_ns in record.token_ns]
     yield "output_tokens_per_s", _rate(side.window, tokens), True
 
 
-def _time(ordered: Sequence[float], percent: float, requests: int) -> Estimate | None:
+def _time(ordered: Sequence[float], parts: Sequence[Sequence[float]], percent: float, requests: int) -> Estimate | None:
+    """A percentile of ascending values, which came in parts, each of them ascending too."""
     if not ordered:
         return None
-    value, (low, high) = percentile(ordered, percent), interval_of(ordered, percent, requests)
+    value = percentile(ordered, percent)
+    effect = effect_of([(bisect_right(part, value), len(part)) for part in parts])
+    low, high = interval_of(ordered, percent, min(requests, len(ordered) / effect))
     return Estimate(value, min(low, value), max(high, value))
 
 
-def _share(good: int, total: int) -> Estimate | None:
-    if not total:
+def _share(failed: Sequence[bool]) -> Estimate | None:
+    if not failed:
         return None
-    low, high = wilson(good, total)
-    return Estimate(good / total, low, high)
+    low, high = share_interval(sum(failed), len(failed), parts_of(failed))
+    return Estimate(sum(failed) / len(failed), low, high)
 
 
 def _rate(window: Window, events: Sequence[tuple[int, float]]) -> Estimate | None:

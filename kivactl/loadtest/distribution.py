@@ -1,13 +1,10 @@
-"""Exact percentiles of values, and how sure they are; pure."""
+"""Exact percentiles of values; pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-_Z = 1.959964
-"""Quantile of the normal distribution for an interval of 95 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +44,3 @@ def distribution_of(values: Iterable[float]) -> Distribution | None:
         return None
     p50, p90, p95, p99 = (percentile(ordered, percent) for percent in (50, 90, 95, 99))
     return Distribution(len(ordered), math.fsum(ordered) / len(ordered), p50, p90, p95, p99)
-
-
-def interval_of(ordered: Sequence[float], percent: float, independent: int | None = None) -> tuple[float, float]:
-    """Between which values the percentile of what they were drawn from lies, at 95 %, whatever its distribution.
-
-    Args:
-        ordered: Ascending, at least one.
-        percent: 0..100.
-        independent: How many of them are independent of each other, where that is not all: gaps of one answer are alike.
-
-    Source: order statistics and the binomial distribution's normal approximation; Hahn and Meeker, "Statistical Intervals" (1991), 5.2
-    """
-    count, ratio = len(ordered), percent / 100
-    half = _Z * math.sqrt(ratio * (1 - ratio) / min(count, independent or count)) * count
-    low, high = math.floor(count * ratio - half), math.ceil(count * ratio + half)
-    return ordered[max(0, low - 1)] if low >= 1 else ordered[0], ordered[min(count - 1, high)]

@@ -6,7 +6,6 @@ too, and a share of a sample has an interval: that is what capacity is searched 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -83,24 +82,6 @@ def thresholds_from(levels: tuple[Level, ...]) -> dict[str, float]:
         if level.percent is not None and level.percent >= ((chosen[level.metric].percent or 0) if level.metric in chosen else 0):
             chosen[level.metric] = level
     return {metric: level.limit for metric, level in chosen.items()}
-
-
-def wilson(good: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The interval in which a share lies, at 95 % by default; (0, 1) without a sample.
-
-    Args:
-        good: Of those that were asked.
-        total: How many were.
-        z: Quantile of the normal distribution.
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference" (1927)
-    """
-    if not total:
-        return 0.0, 1.0
-    ratio, square = good / total, z * z / total
-    middle = (ratio + square / 2) / (1 + square)
-    half = z / (1 + square) * math.sqrt(ratio * (1 - ratio) / total + square / (4 * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _place(name: str) -> tuple[int, int, str]:

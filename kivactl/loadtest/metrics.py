@@ -14,7 +14,8 @@ from typing import Any
 
 from kivactl.loadtest import validity
 from kivactl.loadtest.distribution import Distribution, distribution_of
-from kivactl.loadtest.levels import ATTAINMENT, ERROR_RATIO, Level, thresholds_from, wilson
+from kivactl.loadtest.intervals import parts_of, share_interval
+from kivactl.loadtest.levels import ATTAINMENT, ERROR_RATIO, Level, thresholds_from
 from kivactl.loadtest.record import Record
 
 
@@ -89,7 +90,7 @@ class Attainment:
         good: Requests that did.
         due: Requests that should have been sent; those that failed, were dropped or cut count as bad.
         ratio: One over the other.
-        low: Lower end of the interval (Wilson, 95 %).
+        low: Lower end of the interval (Wilson, 95 %, of as many requests as are independent).
         high: Its upper end.
         thresholds: The limits, in seconds by metric.
     """
@@ -273,8 +274,9 @@ def verdicts_for(
 def attainment_of(measured: Sequence[Record], due: int, levels: tuple[Level, ...]) -> Attainment:
     """How many requests kept every limit, of all that were due."""
     thresholds = thresholds_from(levels)
-    good = sum(record.keeps(thresholds) for record in measured)
-    low, high = wilson(good, due)
+    kept = [record.keeps(thresholds) for record in sorted(measured, key=lambda record: record.moment_ns)]
+    good = sum(kept)
+    low, high = share_interval(good, due, parts_of(kept))
     return Attainment(good, due, good / due if due else 0.0, low, high, thresholds)
 
 

@@ -17,7 +17,7 @@ class Probe:
         met: Whether the service levels were met; None where that could not be told.
         good: Requests that kept every limit.
         due: Requests that were due.
-        low: Lower end of the interval of their share (Wilson, 95 %).
+        low: Lower end of the interval of their share (95 %).
         high: Its upper end.
         folder: Of the run, from the folder of all of them on.
     """

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import replace
 from itertools import count
+from statistics import mean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from queueing import CAPACITY_RPS, in_time
 
 from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, settling_s, shares_of
+from kivactl.loadtest.intervals import parts_of
 from kivactl.loadtest.levels import levels_from
 from kivactl.loadtest.record import FailureKind, Record
 
 MS = 1_000_000
+
+
+def share(good: int, due: int = 20) -> Share:
+    return Share("ttft_p95", good, due, 0.95)
 
 
 def searched(search: Search, truth_rps: float) -> tuple[float, int]:
@@ -40,6 +49,49 @@ def test_the_capacity_is_found_as_precisely_as_asked_for(truth_rps: float, start
 @pytest.mark.parametrize(("answer_s", "warm_up_s"), [(None, 5.0), (3.0, 5.0), (8.2, 9.0), (100.0, 40.0)])
 def test_a_probe_warms_up_for_as_long_as_answers_take(answer_s: float | None, warm_up_s: float) -> None:
     assert settling_s(5.0, answer_s, 40.0) == warm_up_s
+
+
+def test_a_rate_is_tried_for_longer_where_that_is_needed() -> None:
+    search = Search(1, 100, 0.05)
+    assert search.next_probe() == (1, 1)
+    assert search.take([share(18)]) is None  # too few to say, and not as promised
+    assert search.next_probe() == (1, 2)
+    assert search.take([share(40, 40)])  # no more than before can say, but as promised
+    assert search.next_probe() == (2, 1)
+    assert search.take([share(20)])  # too few to say: a higher rate says more
+    assert search.next_probe() == (4, 1)
+    assert search.take([share(5)]) is False
+    assert (search.surely_met_rps, search.surely_missed_rps) == (0, 4)
+    assert search.next_probe() == (math.sqrt(8), 1)
+    assert search.take([share(20)]) is None  # here it matters
+    assert search.next_probe() == (math.sqrt(8), 2)
+    assert search.take([share(600, 600)])
+    assert search.surely_missed_rps == 4
+    assert search.surely_met_rps == math.sqrt(8)
+
+
+def test_what_is_found_is_confirmed_for_longer() -> None:
+    search = Search(1, 1, 0.05)
+    assert search.take([share(100, 100)])
+    assert search.next_probe() == (1, 2)
+    assert search.take([share(200, 200)])
+    assert search.next_probe() is None
+    assert search.confirmed_rps == 1
+
+
+def test_a_search_on_a_queue_ends_near_the_truth_and_knows_how_near() -> None:
+    found, held = [], 0
+    for seed in range(20):
+        source, search = random.Random(seed), Search(4, 256, 0.03)
+        while (probe := search.next_probe()) is not None:
+            rate_rps, length = probe
+            good = in_time(rate_rps, 40 * length, source)
+            search.take([Share("ttft_p95", sum(good), len(good), 0.95, parts_of(good))])
+        found.append(search.met_rps / CAPACITY_RPS - 1)
+        held += search.surely_met_rps <= CAPACITY_RPS <= (search.surely_missed_rps or math.inf)
+    assert abs(mean(found)) < 0.02
+    assert all(abs(error) < 0.1 for error in found)
+    assert held >= 14
 
 
 def test_a_platform_that_keeps_nothing_has_none() -> None:
@@ -100,7 +152,7 @@ def answered(ttft_ms: int, scheduled_ns: int = 0) -> Record:
 def test_levels_as_shares_of_those_who_were_answered() -> None:
     measured = [answered(100), answered(300), Record(2, 0, 1, failure=FailureKind.STATUS)]
     levels = levels_from({"ttft_p95": 0.2, "error_ratio": 0.1, "attainment": 0.9})
-    assert shares_of(measured, 4, levels) == (
+    assert tuple(replace(share, parts=()) for share in shares_of(measured, 4, levels)) == (
         Share("ttft_p95", 1, 3, 0.95),
         Share("error_ratio", 2, 4, 0.9),
         Share("attainment", 1, 4, 0.9),

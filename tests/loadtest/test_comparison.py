@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from kivactl.loadtest.comparison import Estimate, Side, compare, difference_of, doubts
-from kivactl.loadtest.metrics import Window
+from kivactl.loadtest.metrics import Window, attainment_of
 from kivactl.loadtest.record import FailureKind, Record
 
 MS, S = 1_000_000, 1_000_000_000
@@ -22,7 +23,7 @@ def side(seed: int, ttft_ms: float, count: int = 400, failures: int = 0, **summa
         stamps = tuple(first_ns + number * 20 * MS for number in range(5))
         failure = FailureKind.STATUS if failures and index % (count // failures) == 0 else None
         records.append(Record(index, start_ns, stamps[-1], sent_ns=start_ns, token_ns=stamps, completion_tokens=5, failure=failure))
-    told = {"scenario": "chat", "model": "m", "load": "8 users", "processes": 1, "attainment": {"good": count - failures, "due": count}, **summary}
+    told = {"scenario": "chat", "model": "m", "load": "8 users", "processes": 1, "attainment": asdict(attainment_of(records, count, ())), **summary}
     return Side(told, records, WINDOW)
 
 

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from kivactl.loadtest.distribution import interval_of, percentile
-from kivactl.loadtest.levels import PRESETS, Level, levels_from, thresholds_from, wilson
+from kivactl.loadtest.levels import PRESETS, Level, levels_from, thresholds_from
 
 
 def test_a_level_knows_what_it_is_about() -> None:
@@ -34,24 +31,3 @@ def test_presets_limit_the_99th_percentile(name: str) -> None:
 
 def test_a_request_is_held_against_the_limit_of_the_highest_percentile() -> None:
     assert thresholds_from(levels_from({"ttft_p50": 0.1, "ttft_p99": 2.0, "tpot_p90": 0.05, "error_ratio": 0.1})) == {"ttft": 2.0, "tpot": 0.05}
-
-
-@pytest.mark.parametrize(("good", "total", "low", "high"), [(0, 0, 0, 1), (50, 100, 0.4038, 0.5962), (95, 100, 0.8882, 0.9785), (10, 10, 0.7225, 1.0)])
-def test_wilson(good: int, total: int, low: float, high: float) -> None:
-    assert wilson(good, total) == pytest.approx((low, high), abs=1e-4)
-
-
-@given(st.integers(0, 1000), st.integers(0, 1000))
-def test_wilsons_interval_holds_the_share(good: int, bad: int) -> None:
-    low, high = wilson(good, good + bad)
-    share = good / (good + bad) if good + bad else 0.5
-    assert 0 <= low <= share + 1e-9
-    assert share - 1e-9 <= high <= 1
-
-
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.sampled_from([50, 90, 95, 99]))
-def test_a_percentiles_interval_holds_it(values: list[float], percent: int) -> None:
-    ordered = sorted(values)
-    low, high = interval_of(ordered, percent)
-    assert ordered[0] <= low <= percentile(ordered, percent) + 1e-9
-    assert low <= high <= ordered[-1]
