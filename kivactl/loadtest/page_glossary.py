@@ -43,7 +43,7 @@ TERMS: tuple[tuple[str, str, str], ...] = (
         "A status other than 2xx, an error inside the stream, an end without a finish reason, an answer without a token, a timeout, or a truncated body.",
     ),
     ("Good request", "", "One that succeeded within every promised time; a request that failed, was cut off or never sent is not good."),
-    ("Attainment", "good / due", "Share of good requests among all that were due, with its interval at 95 %, for which requests that depend on each other count less."),
+    ("Attainment", "good / due", "Share of good requests among all that were due, with its interval (95 %; those that depend on each other count less)."),
     ("Goodput", "good / window", "Good requests per second of the measured phase."),
     (
         "Measured phase",
