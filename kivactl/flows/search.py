@@ -79,9 +79,8 @@ def _material(told: Mapping[str, Any], stands_on: Folder, bench: Bench, series: 
 class _Series:
     """Runs one after the other, and what came of them.
 
-    Each has as many processes of the generator as its own load needs, unless `processes` says how many, and a warm-up as long as whole
-    answers took in those before it that were not missed. `count` is how many runs
-    there will be, where that is known.
+    Each has as many processes of the generator as its own load needs, unless `processes` says how many, and where arrivals have a rate a
+    warm-up as long as whole answers took in those before it that did not miss. `count` is how many runs there will be, where that is known.
     """
 
     bench: Bench

@@ -29,7 +29,7 @@ _SHOWN_S = 10.0
 _SILENT_S = 10.0
 """A process that says nothing for so long has ended or hangs; a busy one is late by less."""
 _BEGIN_AFTER_NS = 300_000_000
-"""Time for all processes to hear of the beginning."""
+"""Time for all processes to hear of the beginning and to get ready: without a warm-up the first request may be due at once."""
 _PINGS = 25
 _PING_EVERY_S = 0.02
 _PONGS_WITHIN_S = 5.0
@@ -74,7 +74,7 @@ class Conductor:
         if self._work.machines:
             gevent.spawn(self._begin_apart, workers).link_exception(lambda greenlet: self.fail(repr(greenlet.exception)))
         else:
-            self._begin(workers, _BEGIN_AFTER_NS if workers > 1 else 0)
+            self._begin(workers, _BEGIN_AFTER_NS)
 
     def _begin_apart(self, workers: int) -> None:
         """Compare the clocks of other machines with this one, then begin."""

@@ -35,7 +35,10 @@ def search_for(goal: Goal, target: Target, programs: Path) -> Command:
 
 def found(folder: Path) -> Found:
     """What its search ended with."""
-    return Found("rate", float(json.loads((folder / "run" / "summary.json").read_text())["capacity"]["rate_rps"]))
+    seen = json.loads((folder / "run" / "summary.json").read_text())
+    if seen["invalid"]:
+        raise ValueError(seen["invalid"])
+    return Found("rate", float(seen["capacity"]["rate_rps"]))
 
 
 def parse(folder: Path) -> Figures:
