@@ -192,12 +192,11 @@ def _capacity(series: _Series, start_rps: float, wanted: Capacity) -> Generator[
         if met is not None:
             series.settle(met)
     found = search.met_rps
-    missed = search.surely_missed_rps
     spent = sum(probe.due for probe in series.probes)
     capacity = {
         "rate_rps": found,
-        "low_rps": min(search.surely_met_rps, found),
-        "high_rps": None if missed is None else max(missed, found),
+        "low_rps": search.surely_met_rps,
+        "high_rps": search.surely_missed_rps,
         "is_confirmed": search.confirmed_rps == found and found > 0,
         "is_limit": found >= wanted.limit,
         "requests": spent,

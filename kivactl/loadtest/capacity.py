@@ -182,15 +182,26 @@ class Search:
         return met
 
     @property
-    def surely_missed_rps(self) -> float | None:
-        """The lowest rate that misses, as sure as its requests can say; None without one."""
-        return min((rate_rps for rate_rps, shares in self.seen.items() if finding_of(shares) is Finding.MISSED), default=None)
+    def surely_met_rps(self) -> float:
+        """The highest rate, up to what was found, of which requests make sure that it meets; 0 without one.
+
+        What is seen at higher rates counts too: a lower one keeps the levels no worse.
+        """
+        rates_rps = sorted((rate_rps for rate_rps in self.seen if rate_rps <= self.met_rps), reverse=True)
+        return self._first_that(Finding.MET, rates_rps) or 0.0
 
     @property
-    def surely_met_rps(self) -> float:
-        """The highest rate below that which meets, as sure as its requests can say; 0 without one."""
-        end_rps = self.surely_missed_rps or math.inf
-        return max((rate_rps for rate_rps, shares in self.seen.items() if rate_rps < end_rps and finding_of(shares) is Finding.MET), default=0.0)
+    def surely_missed_rps(self) -> float | None:
+        """The lowest rate above what was found of which requests make sure that it misses; None without one. Those at lower rates count too."""
+        return self._first_that(Finding.MISSED, sorted(rate_rps for rate_rps in self.seen if rate_rps > self.met_rps))
+
+    def _first_that(self, finding: Finding, rates_rps: Sequence[float]) -> float | None:
+        """The first rate of which that is sure by itself, or with some of those just before it."""
+        for end, rate_rps in enumerate(rates_rps, 1):
+            stretches = (rates_rps[begin:end] for begin in reversed(range(end)))
+            if any(finding_of(_together([self.seen[known_rps] for known_rps in stretch])) is finding for stretch in stretches):
+                return rate_rps
+        return None
 
     def _lengths_of(self, rate_rps: float) -> tuple[int, ...]:
         """How long a rate is tried, a further time where those before did not decide: what met is confirmed for longer."""

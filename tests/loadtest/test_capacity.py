@@ -70,6 +70,15 @@ def test_a_rate_is_tried_for_longer_where_that_is_needed() -> None:
     assert search.surely_met_rps == math.sqrt(8)
 
 
+def test_what_few_requests_cannot_say_those_at_neighbouring_rates_help_to() -> None:
+    search = Search(0.5, 100, 0.05, met=[0.5, 1, 2])
+    search.seen = {0.5: (share(21, 21),), 1: (share(52, 52),), 2: (share(74, 76),), 4: (share(36, 40),), 8: (share(36, 40),), 16: (share(0, 1),)}
+    assert search.surely_met_rps == 0.5
+    assert search.surely_missed_rps == 8
+    search.seen = {0.5: (share(20),), 4: (share(18),)}
+    assert (search.surely_met_rps, search.surely_missed_rps) == (0, None)
+
+
 def test_what_is_found_is_confirmed_for_longer() -> None:
     search = Search(1, 1, 0.05)
     assert search.take([share(100, 100)])
