@@ -45,7 +45,7 @@ typedef struct Conn {
     char *in, *out;
     size_t in_len, in_cap, out_len, out_cap;
     char model[96], request_id[96];
-    long events, sent;
+    long events, sent, created_s;
     int64_t pace_ns, due_ns;
     struct Conn *next; /* of those to free */
 } Conn;
@@ -106,7 +106,7 @@ static void answer_whole(Conn *conn) {
              "\"annotations\":null,\"audio\":null,\"function_call\":null,\"tool_calls\":[],\"reasoning\":null},\"logprobs\":null,\"finish_reason\":\"stop\","
              "\"stop_reason\":null,\"token_ids\":null}],\"service_tier\":null,\"system_fingerprint\":null,\"usage\":{\"prompt_tokens\":%d,\"total_tokens\":%ld,"
              "\"completion_tokens\":%ld,\"prompt_tokens_details\":null},\"prompt_logprobs\":null,\"prompt_token_ids\":null,\"kv_transfer_params\":null}",
-             conn->request_id, (long)time(NULL), conn->model, PROMPT_TOKENS, PROMPT_TOKENS + conn->sent, conn->sent);
+             conn->request_id, conn->created_s, conn->model, PROMPT_TOKENS, PROMPT_TOKENS + conn->sent, conn->sent);
     record(conn, 1);
     answer(conn, 200, body);
 }
@@ -118,7 +118,7 @@ static int step(Conn *conn) {
     char event[1024], text[4096];
     int length = 0;
     const char *begin = "data: {\"id\":\"chatcmpl-%s\",\"object\":\"chat.completion.chunk\",\"created\":%ld,\"model\":\"%s\",\"choices\":[";
-    int prefix = snprintf(event, sizeof event, begin, conn->request_id, (long)time(NULL), conn->model);
+    int prefix = snprintf(event, sizeof event, begin, conn->request_id, conn->created_s, conn->model);
     char *rest = event + prefix;
     size_t room = sizeof event - prefix;
     if (!conn->sent) {
@@ -185,6 +185,7 @@ static void begin(Conn *conn, const char *head, const char *head_end, const char
     static long number;
     if ((at = header(head, head_end, "x-request-id"))) copy(conn->request_id, sizeof conn->request_id, at, "\r\n");
     else snprintf(conn->request_id, sizeof conn->request_id, "%032lx", ++number);
+    conn->created_s = time(NULL); /* as vLLM: when the answer began, the same in all its events */
     copy(conn->model, sizeof conn->model, (at = value(body, "model")) && *at == '"' ? at + 1 : "demo", "\"");
     conn->events = ((at = value(body, "max_tokens")) || (at = value(body, "max_completion_tokens"))) ? atol(at) : default_events;
     if (conn->events < 1) conn->events = default_events;

@@ -112,10 +112,10 @@ def plan_measure(scenario: str, changes: Changes, url: str | None = None, remote
     work = max(staff, key=events_per_s)
     return {
         "scenario": work.name,
-        "load": _words(chosen, work),
+        "load": _words(chosen, work, loads, unit),
         "warm_up_s": work.warm_up_s,
         "duration_s": None if work.requests and not work.is_open else work.duration_s,
-        "requests": None if chosen.capacity else sum(run.requests or (run.due_within(run.duration_s) if run.is_open else 0) for run in runs) or None,
+        "requests": None if chosen.capacity else sum(_requests(run) for run in runs) or None,
         "runs": None if chosen.capacity else len(runs),
         "machines": list(work.machines),
         "processes": work.processes // max(1, len(work.machines)),
@@ -133,14 +133,16 @@ def plan_measure(scenario: str, changes: Changes, url: str | None = None, remote
     }
 
 
-def _words(scenario: Scenario, work: Assignment) -> str:
-    """The load in words, also where there are several runs; `work` is the first, or that of a sweep which asks most."""
+def _requests(run: Assignment) -> int:
+    """How many requests are measured; 0 where that follows from the platform."""
+    return run.requests or (run.due_within(run.duration_s) if run.is_open else 0)
+
+
+def _words(scenario: Scenario, work: Assignment, loads: Sequence[float], unit: str) -> str:
+    """The load in words, also where there are several runs: of a search `work` is the first, of a sweep there are the loads."""
     if scenario.capacity is not None:
         return f"{work.words}, then ever closer to the highest rate that keeps the service levels, up to {scenario.capacity.limit:g} requests/s"
-    if scenario.sweep is None:
-        return work.words
-    loads, unit = loads_of(scenario)
-    return f"{', '.join(f'{load:g}' for load in loads)} {unit}, one run each"
+    return f"{', '.join(f'{load:g}' for load in loads)} {unit}, one run each" if loads else work.words
 
 
 def _own(deployment: Deployment, scenario: Scenario, model: str | None) -> Bench:

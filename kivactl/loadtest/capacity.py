@@ -50,7 +50,7 @@ class Share:
     parts: tuple[Part, ...] = ()
 
     def __add__(self, other: Share) -> Share:
-        """Of two probes of the same rate together."""
+        """Of two probes together: of one rate, or of rates of which one speaks for the other."""
         return Share(self.level, self.good + other.good, self.due + other.due, self.ratio, self.parts + other.parts)
 
     @property
@@ -86,7 +86,8 @@ def shares_of(measured: Sequence[Record], due: int, levels: tuple[Level, ...]) -
             found.append(_share(level.name, kept, due - (len(in_order) - len(answered)), (level.percent or 0) / 100))
     attainment = next((level for level in levels if level.name == ATTAINMENT), None)
     if attainment is not None:
-        found.append(_share(ATTAINMENT, [record.keeps(thresholds_from(levels)) for record in in_order], due, attainment.limit))
+        thresholds = thresholds_from(levels)
+        found.append(_share(ATTAINMENT, [record.keeps(thresholds) for record in in_order], due, attainment.limit))
     return tuple(found)
 
 
@@ -117,7 +118,7 @@ def settling_s(warm_up_s: float, answer_s: float | None, probe_s: float) -> floa
 
 
 def _together(tries: Sequence[tuple[Share, ...]]) -> tuple[Share, ...]:
-    """Several probes of one rate as one."""
+    """Several probes as one."""
     return tuple(reduce(add, shares_of_level) for shares_of_level in zip(*tries, strict=True))
 
 

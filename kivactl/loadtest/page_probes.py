@@ -92,8 +92,9 @@ def load_chart(material: Material) -> Chart | None:
         Series("", _means(probes, lambda probe: probe.output_tokens_per_s), Look.LINE, Tone.GREEN, 1.6),
         *_dots(probes, lambda probe: (probe.load, probe.output_tokens_per_s)),
     )
-    path = tuple((throughput, ttft_s) for _, throughput, ttft_s in _path(probes))
-    both = (Series("", path, Look.LINE, Tone.PURPLE, 1.2), *_dots(probes, lambda probe: (probe.output_tokens_per_s, probe.ttft_p95_s)))
+    path = _path(probes)
+    curve = tuple((throughput, ttft_s) for _, throughput, ttft_s in path)
+    both = (Series("", curve, Look.LINE, Tone.PURPLE, 1.2), *_dots(probes, lambda probe: (probe.output_tokens_per_s, probe.ttft_p95_s)))
     panels = (
         Panel("Time to first token (s)", f"Load ({unit})", latency, limits, tuple(moments), is_log=True),
         Panel("Output tokens per second", f"Load ({unit})", tokens, moments=tuple(moments)),
@@ -102,7 +103,7 @@ def load_chart(material: Material) -> Chart | None:
             "Output tokens per second",
             both,
             limits,
-            notes=tuple(_notes(probes)),
+            notes=tuple(_notes(path)),
             is_log=True,
         ),
     )
@@ -180,9 +181,8 @@ def _path(probes: Sequence[Probe]) -> tuple[tuple[float, float, float], ...]:
     return tuple((load, tokens, ttft_s) for (load, tokens), (_, ttft_s) in zip(throughput, ttft, strict=True))
 
 
-def _notes(probes: Sequence[Probe]) -> Iterator[Note]:
-    """The loads beside the points; of many only some."""
-    path = _path(probes)
+def _notes(path: Sequence[tuple[float, float, float]]) -> Iterator[Note]:
+    """The loads beside the points of a path; of many only some."""
     every = -(-len(path) // _MOST_NAMED)
     for load, throughput, ttft_s in path[::every] if every else ():
         yield Note(f"{load:.4g}", throughput, ttft_s)

@@ -94,8 +94,8 @@ def warnings(
     tokens_per_event: float | None,
     lags: Lags,
     itl_s: Distribution | None,
-    e2e_s: Distribution | None = None,
-    warm_up_s: float | None = None,
+    e2e_s: Distribution | None,
+    warm_up_s: float | None,
 ) -> Iterator[str]:
     """What to keep in mind about the figures.
 
