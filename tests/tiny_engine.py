@@ -97,12 +97,17 @@ class Engine:
 
     def counters(self) -> tuple[int, int]:
         """Prompt and generated tokens since the start, as vLLM counts them."""
+        prompt, generation = self._figures("prompt_tokens_total", "generation_tokens_total")
+        return prompt, generation
+
+    def running(self) -> int:
+        """Requests that are being computed."""
+        return self._figures("num_requests_running")[0]
+
+    def _figures(self, *names: str) -> tuple[int, ...]:
         with self.client() as client:
             text = client.get("/metrics").text
-        return tuple(
-            round(float(re.search(rf"^vllm:{name}_tokens_total{{.*}} (\S+)$", text, re.MULTILINE)[1]))  # type: ignore[index]
-            for name in ("prompt", "generation")
-        )
+        return tuple(round(float(re.search(rf"^vllm:{name}{{.*}} (\S+)$", text, re.MULTILINE)[1])) for name in names)  # type: ignore[index]
 
     def end(self) -> None:
         with_all = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
