@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from kivactl.tools.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ("ttft_p50", "ttft_p95", "tpot_p50", "tpot_p95", "itl_p50", "e2e_p50", "e2e_p95", "requests_per_s", "output_tokens_per_s")
@@ -92,9 +93,7 @@ def write_prompts(path: Path, count: int, seed: int) -> None:
 @contextmanager
 def engine(model: Path, folder: Path) -> Iterator[str]:
     """A vLLM with its prefix cache off, for both tools ask the same."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "demo", "--host", "127.0.0.1"]
     argv += ["--port", str(port), "--max-model-len", "2048", "--max-num-seqs", "16", "--no-enable-prefix-caching", "--disable-uvicorn-access-log"]
     environment = {**os.environ, **_QUIET, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0", "VLLM_CACHE_ROOT": str(folder / "cache")}

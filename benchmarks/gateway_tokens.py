@@ -112,10 +112,10 @@ class Operator:
     """Someone with a shell in the platform's folder."""
 
     def __init__(self, folder: Path, model: str) -> None:
-        from programs import free_port
+        from kivactl.tools.ports import free_pair
 
         self.folder, self.model = folder, model
-        (self.port,) = free_port()
+        self.port = free_pair()
         self.source = SOURCES[model]
         if model == "tiny":
             import tiny_model

@@ -12,7 +12,7 @@ from pathlib import Path
 import our_gateway
 import psutil
 from measure import Target, body_for
-from programs import build_mock, find, free_port, running, until_answers
+from programs import build_mock, find, free_pairs, running, until_answers
 
 CORES = 2
 NAMES = ("direct", "gateway-2", "gateway-1", "gateway-2-unmetered", "vllm-router", "litellm")
@@ -49,7 +49,7 @@ class Contender:
 def all_running(names: tuple[str, ...], folder: Path) -> Iterator[tuple[dict[str, Contender], int]]:
     """All contenders at once, each ready; idle ones cost nothing worth mentioning. And the mock engine's process id."""
     with ExitStack() as stack:
-        ports = free_port(4 + len(names))
+        ports = free_pairs(4 + len(names))
         engines, ports = ports[:2], ports[2:]
         started: dict[str, Contender] = {}
         gateways = {}

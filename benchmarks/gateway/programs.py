@@ -6,7 +6,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from kivactl.tools.ports import free_pair
 
 HERE = Path(__file__).parent
 CACHE = Path("~/.cache/kivactl/benchmarks").expanduser()
@@ -80,20 +81,12 @@ def running(
         child.wait()
 
 
-def free_port(count: int = 1) -> list[int]:
+def free_pairs(count: int) -> list[int]:
     """Ports nobody listens on, each with the one after it."""
-    found: list[int] = []
+    found: set[int] = set()
     while len(found) < count:
-        with socket.socket() as one, socket.socket() as next_one:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                next_one.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            if not {port - 1, port, port + 1} & set(found):
-                found.append(port)
-    return found
+        found.add(free_pair())
+    return list(found)
 
 
 def until_answers(port: int, tls: bool, token: str, body: bytes, log: Path, within_s: float, alive: Callable[[], bool]) -> None:

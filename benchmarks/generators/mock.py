@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generators.truth import Truth, read_truth
+from kivactl.tools.ports import free_port
 
 HERE = Path(__file__).parent
 MODEL = "demo"
@@ -98,14 +99,6 @@ def prefer(pid: int) -> None:
     """Let a process that leads a session go before the machine's other work; only root may, others measure as they are."""
     with suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text("-10")
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def _until_listening(port: int, child: subprocess.Popen[bytes], within_s: float = 10) -> None:

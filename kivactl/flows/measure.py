@@ -12,7 +12,7 @@ from kivactl.errors import UsageError
 from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.engine_watch import asking
 from kivactl.flows.loadtest import Bench, run_loadtest
-from kivactl.flows.search import loads_of, run_search, with_load
+from kivactl.flows.search import loads_of, run_search
 from kivactl.flows.surroundings import machinery, surroundings_of
 from kivactl.journal import run_name
 from kivactl.loadtest.assignment import Assignment
@@ -107,7 +107,7 @@ def plan_measure(scenario: str, changes: Changes, url: str | None = None, remote
     chosen = load_scenario(scenario, changes)
     work = assignment_for(chosen, Endpoint(url or f"http://{LOOPBACK}/v1", Secret(""), None, ""))
     loads, unit = loads_of(chosen) if chosen.sweep else ((), "")
-    runs = [with_load(work, load, unit, work.seed) for load in loads] or [work]
+    runs = [work.with_load(load, unit, work.seed) for load in loads] or [work]
     staff = [staffed(run, chosen.processes, usable_processors(), [remote.name for remote in remotes]) for run in runs]
     work = max(staff, key=events_per_s)
     return {

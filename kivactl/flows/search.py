@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,8 +13,7 @@ from typing import Any
 from kivactl import errors
 from kivactl.errors import UsageError
 from kivactl.flows.loadtest import Bench, preflight, run_assignment, verdict
-from kivactl.loadtest.arrivals import Piece
-from kivactl.loadtest.assignment import Assignment, Folder
+from kivactl.loadtest.assignment import RATE, USERS, Assignment, Folder
 from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, settling_s, shares_of
 from kivactl.loadtest.engine_samples import read_samples
 from kivactl.loadtest.levels import Level
@@ -29,7 +29,6 @@ from kivactl.tools.machine import usable_processors
 
 _HOPELESS_RATIO = 3.0
 _HOPELESS_AFTER_S = 8.0
-_USERS, _RATE = "users", "requests/s"
 
 
 def run_search(bench: Bench, scenario: Scenario, folder: Path) -> Iterator[Outcome]:
@@ -107,7 +106,7 @@ class _Series:
             assignment,
             self.levels,
             folder,
-            is_hopeless=self._hopeless() if unit == _RATE else lambda _: False,
+            is_hopeless=self._hopeless(unit),
             series=self._place(load, unit),
         )
         if material.summary.get("unwritten"):
@@ -117,7 +116,7 @@ class _Series:
         finding = Finding.UNSURE if self.is_over else finding_of(shares)
         met = None if finding is Finding.UNSURE else finding is Finding.MET
         self.probes.append(probe_of(summary, load, unit, met, f"probes/{name}"))
-        if unit == _RATE and finding is not Finding.MISSED:
+        if unit == RATE and finding is not Finding.MISSED:
             settled_s = settling_s(self.assignment.warm_up_s, self.probes[-1].e2e_p95_s, self.assignment.duration_s)
             self.assignment = replace(self.assignment, warm_up_s=settled_s)
         return shares
@@ -129,7 +128,7 @@ class _Series:
             UsageError: It cannot be shared out among the machines.
         """
         work = replace(self.assignment, duration_s=self.assignment.duration_s * length)
-        work = with_load(work, load, unit, secrets.randbelow(2**31))
+        work = work.with_load(load, unit, secrets.randbelow(2**31))
         return staffed(work, self.processes, usable_processors(), self.bench.machines)
 
     def _place(self, load: float, unit: str) -> dict[str, Any]:
@@ -155,14 +154,14 @@ class _Series:
             return ()
         return shares_of([record for record in material.records if window.holds(record.moment_ns)], material.summary["due"], self.levels)
 
-    def _hopeless(self) -> Callable[[Mapping[str, Any]], bool]:
-        """A queue that only grows need not be waited for: the first tokens already take a multiple of what is promised."""
-        limit_s = min((level.limit for level in self.levels if level.metric == "ttft"), default=None)
+    def _hopeless(self, unit: str) -> Callable[[Mapping[str, Any]], bool]:
+        """A queue that only grows need not be waited for: the first tokens already take a multiple of what is promised. In a closed loop none grows."""
+        limit_s = min((level.limit for level in self.levels if level.metric == "ttft"), default=math.inf) if unit == RATE else math.inf
 
         def look(facts: Mapping[str, Any]) -> bool:
             seconds = facts["elapsed_s"] - self.assignment.warm_up_s
             typical_ms = facts["ttft_p50_ms"]
-            return limit_s is not None and typical_ms is not None and seconds > _HOPELESS_AFTER_S and typical_ms > _HOPELESS_RATIO * limit_s * 1e3
+            return typical_ms is not None and seconds > _HOPELESS_AFTER_S and typical_ms > _HOPELESS_RATIO * limit_s * 1e3
 
         return look
 
@@ -170,22 +169,14 @@ class _Series:
 def loads_of(scenario: Scenario) -> tuple[tuple[float, ...], str]:
     """The loads of a sweep, and their unit."""
     assert scenario.sweep is not None
-    return (scenario.sweep.users, _USERS) if scenario.sweep.users else (scenario.sweep.rates or (), _RATE)
-
-
-def with_load(assignment: Assignment, load: float, unit: str, seed: int) -> Assignment:
-    """The same with another load, and nothing after the measured phase: what is under way is answered, and the platform is free."""
-    if unit == _USERS:
-        return replace(assignment, users=round(load), seed=seed)
-    spans_s = [span_s for span_s in (assignment.warm_up_s, assignment.duration_s) if span_s]
-    return replace(assignment, pieces=tuple(Piece(span_s, load, load) for span_s in spans_s), seed=seed)
+    return (scenario.sweep.users, USERS) if scenario.sweep.users else (scenario.sweep.rates or (), RATE)
 
 
 def _capacity(series: _Series, start_rps: float, wanted: Capacity) -> Generator[Outcome, None, dict[str, Any]]:
     search = Search(start_rps, wanted.limit, wanted.precision)
     while (probe := search.next_probe()) is not None:
         rate_rps, length = probe
-        shares = yield from series.run(rate_rps, _RATE, length)
+        shares = yield from series.run(rate_rps, RATE, length)
         if series.is_over:
             break
         met = search.take(shares)
@@ -209,11 +200,16 @@ def _capacity(series: _Series, start_rps: float, wanted: Capacity) -> Generator[
 def _capacity_sentence(capacity: Mapping[str, Any]) -> str:
     if not capacity["rate_rps"]:
         return "no rate was found at which the service levels are kept"
-    high = capacity["high_rps"]
-    interval = f"at least {capacity['low_rps']:.3g}" if high is None else f"between {capacity['low_rps']:.3g} and {high:.3g}"
     doubt = "" if capacity["is_confirmed"] else ", not confirmed"
     limit = "; nothing higher was to be tried" if capacity["is_limit"] else ""
+    interval = _interval_words(capacity["low_rps"], capacity["high_rps"])
     return f"the service levels are kept up to {capacity['rate_rps']:.3g} requests/s ({interval}{doubt}{limit})"
+
+
+def _interval_words(low_rps: float, high_rps: float | None) -> str:
+    if high_rps is None:
+        return f"at least {low_rps:.3g}" if low_rps else "too few requests to be sure of any rate"
+    return f"between {low_rps:.3g} and {high_rps:.3g}" if low_rps else f"surely below {high_rps:.3g}"
 
 
 def _sweep(series: _Series, loads: Sequence[float], unit: str) -> Generator[Outcome, None, dict[str, Any]]:

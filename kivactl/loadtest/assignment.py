@@ -19,6 +19,8 @@ from kivactl.loadtest.lengths import Lengths
 FOLDER_VARIABLE = "KIVA_LOADTEST_FOLDER"
 MACHINE_VARIABLE = "KIVA_LOADTEST_MACHINE"
 TOKENS_VARIABLE = "KIVA_LOADTEST_TOKENS"  # a name, not a token
+USERS, RATE = "users", "requests/s"
+"""Units of a load: of a closed loop, and of an open one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,13 @@ class Assignment:
         last = self.pieces[-1].until_rps if self.pieces else 0.0
         pieces = (Piece(duration_s, last, last),) if self.pieces else ()
         return replace(self, warm_up_s=0.0, duration_s=duration_s, requests=0, pieces=pieces)
+
+    def with_load(self, load: float, unit: str, seed: int) -> Assignment:
+        """The same with so many `USERS` or such a `RATE`, and nothing after the measured phase: what is under way is answered, and the platform is free."""
+        if unit == USERS:
+            return replace(self, users=round(load), seed=seed)
+        spans_s = [span_s for span_s in (self.warm_up_s, self.duration_s) if span_s]
+        return replace(self, pieces=tuple(Piece(span_s, load, load) for span_s in spans_s), seed=seed)
 
     def due_within(self, duration_s: float) -> int:
         """How many requests are due within the first seconds of the measured phase."""

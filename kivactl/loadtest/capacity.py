@@ -21,6 +21,9 @@ from kivactl.loadtest.record import Record
 _LOWEST_OF_START = 1 / 64
 """A platform that keeps nothing at a so much lower rate than the first has no capacity worth a figure."""
 
+_TRIES = (1, 2, 4)
+"""Lengths of a rate's probes. Near the limit a short one says little: it begins with an empty queue, and what a queue did for a moment decides it."""
+
 
 class Finding(StrEnum):
     """What a probe says."""
@@ -205,8 +208,8 @@ class Search:
         return None
 
     def _lengths_of(self, rate_rps: float) -> tuple[int, ...]:
-        """How long a rate is tried, a further time where those before did not decide: what met is confirmed for longer."""
-        return (2,) if rate_rps in self.met else (1, 2)
+        """How long a rate is tried, a further time where those before did not decide; what met is confirmed as long as the longest of them."""
+        return _TRIES[-1:] if rate_rps in self.met else _TRIES
 
     def next_rps(self) -> float | None:
         """The rate to try; None when the search is over."""

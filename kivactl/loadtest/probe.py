@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kivactl.loadtest.assignment import RATE
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -13,7 +15,7 @@ class Probe:
 
     Attributes:
         load: Users or requests per second.
-        unit: `users` or `requests/s`.
+        unit: `USERS` or `RATE`.
         met: Whether the service levels were met; None where that could not be told.
         good: Requests that kept every limit.
         due: Requests that were due.
@@ -43,8 +45,8 @@ class Probe:
 def probe_of(summary: Mapping[str, Any], load: float, unit: str, met: bool | None, folder: str) -> Probe:
     """A probe from the summary of its run."""
     attainment = summary["attainment"]
-    ttft = summary["ttft_due_s"] if unit == "requests/s" else summary["ttft_s"]
-    e2e = summary["e2e_due_s"] if unit == "requests/s" else summary["e2e_s"]
+    ttft = summary["ttft_due_s"] if unit == RATE else summary["ttft_s"]
+    e2e = summary["e2e_due_s"] if unit == RATE else summary["e2e_s"]
 
     def of(times: Mapping[str, float] | None, name: str) -> float | None:
         return times[name] if times else None

@@ -33,7 +33,7 @@ def programs(monkeypatch):
 def engine(programs, tmp_path):
     """A mock engine's port and what it counted."""
     record = tmp_path / "record.jsonl"
-    (port,) = programs.free_port()
+    (port,) = programs.free_pairs(1)
     argv = [programs.build_mock(tmp_path), "--replica", "demo-7", "--record", record, "--listen", f"tcp:{port}", "--listen", f"unix:{tmp_path / 'engine.sock'}"]
     with programs.running(argv, tmp_path / "mock.log"):
         programs.until_answers(port, False, "none", b'{"model": "demo", "messages": []}', tmp_path / "mock.log", 10, alive=lambda: True)

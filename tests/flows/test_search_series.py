@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from loadtest_material import probe
 
-from kivactl.flows.search import _Series
+from kivactl.flows.search import _interval_words, _Series
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,16 @@ from kivactl.flows.search import _Series
 def test_between_which_loads_the_answer_lies(known: list[tuple[float, bool | None]], met: float | None, missed: float | None) -> None:
     series = _Series(cast("Any", None), (), Path(), cast("Any", None), probes=[probe(load, kept) for load, kept in known])
     assert series._place(3.0, "requests/s") == {"number": len(known) + 1, "of": None, "load": 3.0, "unit": "requests/s", "met": met, "missed": missed}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (2.0, 2.38, "between 2 and 2.38"),
+        (0.0, 2.38, "surely below 2.38"),
+        (2.0, None, "at least 2"),
+        (0.0, None, "too few requests to be sure of any rate"),
+    ],
+)
+def test_how_sure_a_capacity_is(low: float, high: float | None, words: str) -> None:
+    assert _interval_words(low, high) == words

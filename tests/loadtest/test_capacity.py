@@ -56,7 +56,9 @@ def test_a_rate_is_tried_for_longer_where_that_is_needed() -> None:
     assert search.next_probe() == (1, 1)
     assert search.take([share(18)]) is None  # too few to say, and not as promised
     assert search.next_probe() == (1, 2)
-    assert search.take([share(40, 40)])  # no more than before can say, but as promised
+    assert search.take([share(38, 40)]) is None  # a little below
+    assert search.next_probe() == (1, 4)
+    assert search.take([share(79, 80)])  # no more than before can say, but as promised
     assert search.next_probe() == (2, 1)
     assert search.take([share(20)])  # too few to say: a higher rate says more
     assert search.next_probe() == (4, 1)
@@ -82,8 +84,8 @@ def test_what_few_requests_cannot_say_those_at_neighbouring_rates_help_to() -> N
 def test_what_is_found_is_confirmed_for_longer() -> None:
     search = Search(1, 1, 0.05)
     assert search.take([share(100, 100)])
-    assert search.next_probe() == (1, 2)
-    assert search.take([share(200, 200)])
+    assert search.next_probe() == (1, 4)
+    assert search.take([share(400, 400)])
     assert search.next_probe() is None
     assert search.confirmed_rps == 1
 
@@ -99,8 +101,8 @@ def test_a_search_on_a_queue_ends_near_the_truth_and_knows_how_near() -> None:
         found.append(search.met_rps / CAPACITY_RPS - 1)
         held += search.surely_met_rps <= CAPACITY_RPS <= (search.surely_missed_rps or math.inf)
     assert abs(mean(found)) < 0.02
-    assert all(abs(error) < 0.1 for error in found)
-    assert held >= 14
+    assert all(abs(error) < 0.07 for error in found)
+    assert held >= 17
 
 
 def test_a_platform_that_keeps_nothing_has_none() -> None:
