@@ -58,7 +58,8 @@ def engine(tmp_path: Path) -> Any:
 
 def test_the_capacity_of_a_platform_is_found_with_its_interval(engine: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    wanted = scenario(load={"rate": 5, "arrivals": "constant"}, duration="5s", capacity={"limit": 100, "precision": 0.2})
+    # No rate that is tried lies just at the capacity, where a busy machine decides; what is found is 8.9.
+    wanted = scenario(load={"rate": 3.75, "arrivals": "constant"}, duration="4s", capacity={"limit": 100, "precision": 0.2})
     outcomes = list(run_search(Bench(engine.endpoint(), LEVELS, Clock()), wanted, folder))
     told = outcomes[-1].data
     assert outcomes[-1].status is Status.DONE
