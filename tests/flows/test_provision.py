@@ -11,7 +11,7 @@ from kivactl.flows.provision import changes_from, error_for, names_for, provisio
 from kivactl.plan import Outcome, Status, Verb
 from kivactl.spec.platform import Platform
 from kivactl.stack.layout import Layout
-from kivactl.tools.ansible import Failure
+from kivactl.tools.ansible_output import Failure
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIGH\n-----END PRIVATE KEY-----\n"
 

@@ -15,7 +15,8 @@ import pytest
 
 from kivactl.errors import PreconditionError, ToolError
 from kivactl.plan import Status
-from kivactl.tools.ansible import RUN_VARIABLE, Counts, local_inventory, run_playbook
+from kivactl.tools.ansible import RUN_VARIABLE, local_inventory, run_playbook
+from kivactl.tools.ansible_output import Counts
 
 pytestmark = pytest.mark.real
 

@@ -28,6 +28,7 @@ from kivactl.stack.infrastructure.inventory import Inventory, Machine, infrastru
 from kivactl.stack.infrastructure.variables import variables_for
 from kivactl.stack.layout import Layout
 from kivactl.tools import ansible, ssh
+from kivactl.tools.ansible_output import Failure, PlaySummary
 from kivactl.tools.clock import Clock
 from kivactl.tools.folders import make_private
 from kivactl.tools.generators import drained, watched
@@ -68,9 +69,7 @@ def plan_nodes(platform: Platform, inventory: Inventory, folder: Path, layout: L
     return Plan(f"set up the machines of {platform.name}", changes, tuple(notes), basis)
 
 
-def apply_nodes(
-    platform: Platform, inventory: Inventory, folder: Path, layout: Layout, *, limit: Sequence[str] = ()
-) -> Generator[Outcome, None, ansible.PlaySummary]:
+def apply_nodes(platform: Platform, inventory: Inventory, folder: Path, layout: Layout, *, limit: Sequence[str] = ()) -> Generator[Outcome, None, PlaySummary]:
     """Set the machines up; a second time changes nothing. Closing the generator ends Ansible.
 
     Args:
@@ -93,16 +92,12 @@ def apply_nodes(
     return (yield from _done(_Machines(platform, inventory, folder, layout, limit), "site.yml"))
 
 
-def reset_nodes(
-    platform: Platform, inventory: Inventory, folder: Path, layout: Layout, *, limit: Sequence[str] = ()
-) -> Generator[Outcome, None, ansible.PlaySummary]:
+def reset_nodes(platform: Platform, inventory: Inventory, folder: Path, layout: Layout, *, limit: Sequence[str] = ()) -> Generator[Outcome, None, PlaySummary]:
     """Take away what was set up; users, keys, packages and models stay. Arguments and errors as `apply_nodes`."""
     return (yield from _done(_Machines(platform, inventory, folder, layout, limit), "reset.yml"))
 
 
-def ask_nodes(
-    platform: Platform, inventory: Inventory, folder: Path, layout: Layout, *, limit: Sequence[str] = ()
-) -> Generator[Outcome, None, ansible.PlaySummary]:
+def ask_nodes(platform: Platform, inventory: Inventory, folder: Path, layout: Layout, *, limit: Sequence[str] = ()) -> Generator[Outcome, None, PlaySummary]:
     """Have the machines show what they are; changes nothing. Arguments and errors as `apply_nodes`."""
     return (yield from _done(_Machines(platform, inventory, folder, layout, limit), "verify.yml"))
 
@@ -142,7 +137,7 @@ def until_reached(platform: Platform, inventory: Inventory, folder: Path, layout
             waited = f" within {within_s:g} s" if within_s else ""
             raise NotReadyError(f"{machine.name} cannot be reached at {address}{waited}", "look at its console, then: kivactl provision", (answer.message,))
         if answer.contact is not ssh.Contact.READY:
-            failure = ansible.Failure(machine.name, step, answer.message, reached=False)
+            failure = Failure(machine.name, step, answer.message, reached=False)
             trouble = trouble_for(failure, address, infrastructure.access.port, str(run.known_hosts), begun=False)
             raise error_for([trouble])
         yield Outcome(step, Status.DONE, elapsed_s=clock.now_s() - begun_s)
@@ -192,7 +187,7 @@ class _Machines:
         certificate = layout.ca_certificate
         self.authority = certificate.read_text() if certificate.exists() and layout.ca_key.exists() else ""
 
-    def play(self, playbook: str, *, check: bool = False) -> Generator[Outcome, None, ansible.PlaySummary]:
+    def play(self, playbook: str, *, check: bool = False) -> Generator[Outcome, None, PlaySummary]:
         access = self._infrastructure.access
         with told(self._layout.infrastructure):
             make_private(self._layout.infrastructure)
@@ -232,7 +227,7 @@ class _Machines:
             with tempfile.TemporaryDirectory(prefix="kivactl-") as own:
                 return ssh.log_in(reached_at(infrastructure, machine), replace(self._login, jump=jump), Path(own))
 
-    def troubles(self, summary: ansible.PlaySummary, outcomes: Iterable[Outcome]) -> list[Trouble]:
+    def troubles(self, summary: PlaySummary, outcomes: Iterable[Outcome]) -> list[Trouble]:
         """What failed, the first failure of each machine."""
         begun = {outcome.step.partition(": ")[0] for outcome in outcomes if outcome.status is Status.DONE}
         troubles: dict[str, Trouble] = {}
@@ -268,7 +263,7 @@ def keep_token(path: Path) -> None:
         os.link(fresh.name, path)  # whole or not at all, and never over another
 
 
-def _done(run: _Machines, playbook: str) -> Generator[Outcome, None, ansible.PlaySummary]:
+def _done(run: _Machines, playbook: str) -> Generator[Outcome, None, PlaySummary]:
     outcomes: list[Outcome] = []
     summary = yield from watched(run.play(playbook), outcomes.append)
     if troubles := run.troubles(summary, outcomes):

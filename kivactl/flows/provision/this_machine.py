@@ -20,6 +20,7 @@ from kivactl.stack.kubernetes.names import gateway_names
 from kivactl.stack.layout import Layout
 from kivactl.targets.lock import held
 from kivactl.tools import ansible
+from kivactl.tools.ansible_output import Failure
 
 _WITHIN_S = 120.0
 _REFUSAL = "What cannot work"
@@ -146,7 +147,7 @@ def changes_from(outcomes: Iterable[Outcome], layout: Layout) -> tuple[Change, .
     return tuple(changes)
 
 
-def error_for(failure: ansible.Failure, layout: Layout) -> KivaError:
+def error_for(failure: Failure, layout: Layout) -> KivaError:
     """The error to show for a task that failed."""
     if failure.task == _REFUSAL:
         sentence, _, hint = failure.message.partition("\t")

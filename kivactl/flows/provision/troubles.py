@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from kivactl.tools.ansible import Failure
+from kivactl.tools.ansible_output import Failure
 from kivactl.tools.ssh import Contact, contact_of
 
 REFUSAL = "What cannot work"

@@ -8,7 +8,7 @@ from kivactl.errors import PreconditionError, ToolError
 from kivactl.flows.provision.nodes import changes_from, error_for
 from kivactl.flows.provision.troubles import Trouble, trouble_for
 from kivactl.plan import Difference, Outcome, Status
-from kivactl.tools.ansible import Failure
+from kivactl.tools.ansible_output import Failure
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kivactl.plan import Status
-from kivactl.tools.ansible import Counts, Failure, PlaySummary, Reader, command_line, diff_lines, local_inventory, message_of, parse_stats, settings_for
+from kivactl.tools.ansible_output import Counts, Failure, PlaySummary, Reader, diff_lines, message_of, parse_stats
 
 RECORDED = Path(__file__).parent / "recorded" / "ansible_events.jsonl"
 
@@ -139,22 +139,6 @@ def test_stats_of_several_hosts():
     assert not PlaySummary(hosts).succeeded
     assert PlaySummary(hosts).changed == 1
     assert PlaySummary({"a": Counts(ok=1)}).succeeded
-
-
-def test_nothing_of_a_run_lies_in_the_home_folder(tmp_path):
-    settings = settings_for(tmp_path, "/bin")
-    for name in ("ANSIBLE_HOME", "ANSIBLE_LOCAL_TEMP", "ANSIBLE_CONFIG", "TMPDIR"):
-        assert Path(settings[name]).is_relative_to(tmp_path)
-    assert settings["ANSIBLE_HOST_KEY_CHECKING"] == "True"
-    assert local_inventory()["all"]["hosts"]["localhost"]["ansible_connection"] == "local"
-
-
-def test_a_run_is_limited_to_names_and_never_to_patterns():
-    assert command_line(check=True, diff=True, limit=["one", "two"], forks=9) == "--extra-vars @vars.json --forks 9 --check --diff --limit one,two"
-    assert command_line(check=False, diff=False, limit=(), forks=5) == "--extra-vars @vars.json --forks 5"
-    for pattern in ("all:!one", "*", "~x", "@file", "one two", ""):
-        with pytest.raises(ValueError, match="no name of a host"):
-            command_line(check=False, diff=False, limit=[pattern], forks=5)
 
 
 @pytest.mark.parametrize(
