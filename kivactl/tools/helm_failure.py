@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from kivactl.errors import KivaError, PreconditionError, ToolError
-from kivactl.tools.kube_errors import flags_for
+from kivactl.tools.kube_failure import flags_for
 
 
 class NoRelease(PreconditionError):

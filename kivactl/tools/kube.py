@@ -12,8 +12,9 @@ from kivactl.tools.clock import Clock
 from kivactl.tools.kube_access import access_for, kubeconfig_files, read_kubeconfig
 from kivactl.tools.kube_asking import Asking, Watching
 from kivactl.tools.kube_calls import Answer, Calls, Cut, Request
-from kivactl.tools.kube_errors import AlreadyThere, Invalid, Missing, flags_for
+from kivactl.tools.kube_errors import AlreadyThere, Invalid, Missing
 from kivactl.tools.kube_exec import run_in
+from kivactl.tools.kube_failure import flags_for
 from kivactl.tools.kube_forward import Forward, Way
 from kivactl.tools.kube_kinds import KINDS
 from kivactl.tools.kube_objects import Event, Json, Listing, Node, Permission, Ran, Version, WatchEvent, parse_event, parse_node, parse_version

@@ -7,7 +7,8 @@ from typing import Any
 
 from kivactl.tools.clock import Clock
 from kivactl.tools.kube_calls import SILENCE_S, Answer, Calls, Request
-from kivactl.tools.kube_errors import Changed, Expired, Question, unknown_kind
+from kivactl.tools.kube_errors import Changed, Expired
+from kivactl.tools.kube_failure import Question, unknown_kind
 from kivactl.tools.kube_kinds import Kind, group_path, known, parse_kind
 from kivactl.tools.kube_objects import Json, Listing, version_of
 

@@ -19,7 +19,8 @@ from kivactl.errors import KivaError, ToolError
 from kivactl.tools.clock import Clock
 from kivactl.tools.kube_access import Access
 from kivactl.tools.kube_connections import pool_for
-from kivactl.tools.kube_errors import AlreadyThere, Missing, Question, Unreachable, fault_for, refusal_for, told
+from kivactl.tools.kube_errors import AlreadyThere, Missing, Unreachable
+from kivactl.tools.kube_failure import Question, fault_for, refusal_for, told
 from kivactl.tools.kube_objects import Json
 
 T = TypeVar("T")

@@ -14,7 +14,8 @@ from kivactl.errors import KivaError, ToolError
 from kivactl.tools.clock import Clock
 from kivactl.tools.kube_access import Access
 from kivactl.tools.kube_connections import certificate_files, configuration_for
-from kivactl.tools.kube_errors import Missing, Question, fault_for, refusal_for, told
+from kivactl.tools.kube_errors import Missing
+from kivactl.tools.kube_failure import Question, fault_for, refusal_for, told
 from kivactl.tools.kube_objects import Json, Ran
 
 _STDOUT, _STDERR, _ERROR = 1, 2, 3

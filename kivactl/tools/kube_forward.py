@@ -12,8 +12,9 @@ from typing import Any
 from kivactl.errors import KivaError, ToolError
 from kivactl.tools.kube_access import Access
 from kivactl.tools.kube_connections import configuration_for
-from kivactl.tools.kube_errors import Missing, Question, Unreachable, fault_for, refusal_for
+from kivactl.tools.kube_errors import Missing, Unreachable
 from kivactl.tools.kube_exec import trusted
+from kivactl.tools.kube_failure import Question, fault_for, refusal_for
 
 _PIECE_BYTES = 64 * 1024
 

@@ -12,7 +12,8 @@ from scripted_api import Reply, Reset, Stream, Waits, in_turn, scripted, status
 from kivactl.errors import KivaError, ToolError
 from kivactl.tools.kube_access import Access, Credentials
 from kivactl.tools.kube_calls import FAILING_S, FIRST_S, GONE_S, Calls, Cut, Request, Trouble, parse_retry_after, pause_s
-from kivactl.tools.kube_errors import AlreadyThere, Denied, Missing, Question, Unauthenticated, Unreachable
+from kivactl.tools.kube_errors import AlreadyThere, Denied, Missing, Unauthenticated, Unreachable
+from kivactl.tools.kube_failure import Question
 from kivactl.tools.kube_kinds import KINDS
 
 GET = Request("GET", "/api/v1/namespaces/kiva/pods/p")

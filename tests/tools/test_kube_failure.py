@@ -18,7 +18,8 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, Protocol
 
 from kivactl.errors import KivaError, PreconditionError, ToolError
 from kivactl.tools import kube_errors
-from kivactl.tools.kube_errors import Question, Unreachable, Untrusted, fault_for, refusal_for, told
+from kivactl.tools.kube_errors import Unreachable, Untrusted
+from kivactl.tools.kube_failure import Question, fault_for, refusal_for, told
 from kivactl.tools.kube_kinds import KINDS
 from kivactl.tools.kube_objects import Owner
 
