@@ -97,7 +97,16 @@ class _Series:
         return bool(self.summaries) and bool(self.summaries[-1]["interrupted"] or self.summaries[-1]["invalid"])
 
     def run(self, load: float, unit: str, length: int = 1) -> Generator[Outcome, None, tuple[Share, ...]]:
-        """One run with a load, so many times as long as others; the seed is another one each time."""
+        """One run with a load, so many times as long as others; a second one where the first cannot be believed: the machine was busy, maybe for a moment."""
+        shares = yield from self._run(load, unit, length)
+        if not (self.probes[-1].invalid and not self.summaries[-1]["interrupted"]):
+            return shares
+        yield Outcome(f"run {len(self.probes)}", Status.SKIPPED, f"does not count, and is tried once more: {self.probes[-1].invalid}")
+        self.count = self.count and self.count + 1
+        return (yield from self._run(load, unit, length))
+
+    def _run(self, load: float, unit: str, length: int) -> Generator[Outcome, None, tuple[Share, ...]]:
+        """One run; the seed is another one each time."""
         name = f"{len(self.probes) + 1:02d}"
         folder = self.folder / "probes" / name
         assignment = self.assigned(load, unit, length)

@@ -19,6 +19,11 @@ _LEAST_BEND = 0.08
 _MOST_NAMED = 12
 
 
+def believed(probes: Sequence[Probe]) -> tuple[Probe, ...]:
+    """Those that are measurements; only they are part of a curve."""
+    return tuple(probe for probe in probes if not probe.invalid)
+
+
 def capacity_of(probes: Sequence[Probe]) -> float | None:
     """The largest load that met the service levels, the last time that could be told; None without one.
 
@@ -56,6 +61,7 @@ def knee_of(probes: Sequence[Probe]) -> float | None:
 
 def knee_sentences(probes: Sequence[Probe]) -> Iterator[str]:
     """What the loads together say."""
+    probes = believed(probes)
     if not probes:
         return
     unit, capacity, knee = probes[0].unit, capacity_of(probes), knee_of(probes)
@@ -73,7 +79,7 @@ def knee_sentences(probes: Sequence[Probe]) -> Iterator[str]:
 
 def load_chart(material: Material) -> Chart | None:
     """The curves of a sweep or a search; None without at least two loads."""
-    probes = sorted(material.probes, key=lambda probe: probe.load)
+    probes = sorted(believed(material.probes), key=lambda probe: probe.load)
     if len({probe.load for probe in probes}) < 2:
         return None
     levels = [Level(level["name"], level["limit"]) for level in material.summary["service_levels"]]
@@ -122,6 +128,8 @@ def probes_table(probes: Sequence[Probe]) -> Table:
 
 def _row(probe: Probe) -> Row:
     result, mark = {True: ("✔ met", "good"), False: ("✘ missed", "bad"), None: ("? undecided", "warn")}[probe.met]
+    if probe.invalid:
+        result = "! no measurement"
     cells = (
         f"{probe.load:.4g}",
         f"{probe.good} of {probe.due}",

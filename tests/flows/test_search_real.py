@@ -110,16 +110,37 @@ def test_a_platform_that_keeps_nothing_misses(engine: Any, tmp_path: Path) -> No
     assert caught.value.exit_code == 6
 
 
-def test_a_probe_that_is_no_measurement_ends_the_search(engine: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_no_measurement_is_tried_once_more(engine: Any, tmp_path: Path) -> None:
+    wanted = scenario(load={"users": 1}, duration="4s", warm_up="0s", sweep={"users": [1, 2]})
+    skipped, last, begun = [], None, 0
+    for last in run_search(Bench(engine.endpoint(), LEVELS, Clock()), wanted, tmp_path / "run"):
+        begun += last.status is Status.STARTED and last.step.startswith("load test")
+        if last.status is Status.PROGRESS and last.data["requests"] and begun == 1:
+            kill_the_generator()
+        if last.status is Status.SKIPPED:
+            skipped.append(last.message)
+    assert last is not None
+    probes = last.data["probes"]
+    assert [(probe["load"], bool(probe["invalid"]), probe["met"]) for probe in probes] == [(1, True, None), (1, False, True), (2, False, True)]
+    assert skipped == [f"does not count, and is tried once more: {probes[0]['invalid']}"]
+    verdict(last.data)
+    assert "| no measurement |" in (tmp_path / "run" / "report.md").read_text()
+
+
+def kill_the_generator() -> None:
+    for child in psutil.Process().children(recursive=True):
+        if "locust" in " ".join(child.cmdline()):
+            child.kill()
+
+
+def test_a_search_ends_with_a_probe_that_is_twice_no_measurement(engine: Any, tmp_path: Path) -> None:
     wanted = scenario(load={"users": 1}, duration="20s", warm_up="0s", sweep={"users": [1, 2]})
     last: Any = None
     for outcome in run_search(Bench(engine.endpoint(), LEVELS, Clock()), wanted, tmp_path / "run"):
         last = outcome
         if outcome.status is Status.PROGRESS and outcome.data["requests"]:
-            for child in psutil.Process().children(recursive=True):
-                if "locust" in " ".join(child.cmdline()):
-                    child.kill()
-    assert len(last.data["probes"]) == 1
+            kill_the_generator()
+    assert len(last.data["probes"]) == 2
     with pytest.raises(InvalidMeasurementError):
         verdict(last.data)
 

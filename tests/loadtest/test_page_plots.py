@@ -164,6 +164,16 @@ def test_repeats_of_a_load_are_one_place_of_the_curve() -> None:
     assert sum(len(series.points) for series in both.series[1:]) == 3
 
 
+def test_what_is_no_measurement_is_in_the_table_and_in_no_curve() -> None:
+    invalid = replace(probe(16, None, 900.0), invalid="requests were sent late")
+    probes = (probe(4, True, 100.0), invalid, probe(8, False, 400.0))
+    found = load_chart(replace(material(), probes=probes))
+    assert found is not None
+    assert [x for x, _ in found.panels[1].series[0].points] == [4, 8]
+    assert [row.cells[-1] for row in probes_table(probes).rows] == ["✔ met", "! no measurement", "✘ missed"]
+    assert "16" not in " ".join(knee_sentences(probes))
+
+
 def test_what_came_of_each_load_has_a_shape() -> None:
     found = load_chart(material())
     assert found is not None
