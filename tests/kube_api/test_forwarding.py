@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import pytest
 
+from kivactl.errors import KivaError
 from kivactl.tools.kube import open_cluster
-from kivactl.tools.kube_errors import Denied, KivaError, Missing
+from kivactl.tools.kube_errors import Denied, Missing
 
 
 @pytest.fixture
