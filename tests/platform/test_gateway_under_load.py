@@ -43,7 +43,7 @@ def component(operator, name):
     return next(component for component in operator.status["components"] if component["name"] == name)
 
 
-def seconds_until(condition, within_s=120):
+def seconds_until(condition, within_s=300):
     start_s = time.monotonic()
     while not condition():
         assert time.monotonic() - start_s < within_s, "never"
