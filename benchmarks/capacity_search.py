@@ -1,6 +1,6 @@
 """How near the search for the capacity comes, and how many requests it takes: before a simulated queue whose capacity is known.
 
-Run: python benchmarks/capacity_search.py [--searches 100] [--probes 8 40] [--precision 0.03]
+Run: python benchmarks/capacity_search.py [--searches 400] [--probes 8 40] [--precision 0.03]
 
 Nothing is sent; the search is kivactl's own, with the seeds 0, 1, 2... For each length of a probe in seconds: the mean error of what is found and its
 standard deviation, how many are within the precision, how many intervals hold the truth, and how many requests and seconds of load a search takes.
@@ -69,7 +69,7 @@ def line_for(probe_s: float, precision: float, found: list[Searched]) -> str:
 def main() -> None:
     """Search, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--searches", type=int, default=100)
+    parser.add_argument("--searches", type=int, default=400)
     parser.add_argument("--probes", type=float, nargs="+", default=[8.0, 40.0], help="lengths of a probe, in seconds")
     parser.add_argument("--precision", type=float, default=0.03)
     options = parser.parse_args()
