@@ -9,53 +9,16 @@ standard deviation, how many are within the precision, how many intervals hold t
 from __future__ import annotations
 
 import argparse
-import math
-import random
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, pstdev
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests")]
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests")]
 
-from queueing import CAPACITY_RPS, in_time  # noqa: E402
+from queueing import Searched, searched  # noqa: E402
 
-from kivactl.loadtest.capacity import Search, Share  # noqa: E402
-from kivactl.loadtest.intervals import parts_of  # noqa: E402
-
-_ATTAINMENT, _START_RPS, _LIMIT_RPS, _WARM_UP_S = 0.95, 4.0, 256.0, 1.0
-"""As in test E of `benchmarks/generators`; the warm-up is what a search takes there, for answers are not shorter."""
-
-
-@dataclass(frozen=True)
-class Searched:
-    """What came of one search.
-
-    Attributes:
-        error: Of the rate that was found, relative.
-        holds: Whether the truth lies in its interval.
-        requests: That were measured.
-        seconds: Of load, warm-ups included.
-    """
-
-    error: float
-    holds: bool
-    requests: int
-    seconds: float
-
-
-def searched(seed: int, probe_s: float, precision: float) -> Searched:
-    """One search."""
-    source, search = random.Random(seed), Search(_START_RPS, _LIMIT_RPS, precision)
-    requests, seconds = 0, 0.0
-    while (probe := search.next_probe()) is not None:
-        rate_rps, length = probe
-        good = in_time(rate_rps, probe_s * length, source, _WARM_UP_S)
-        requests, seconds = requests + len(good), seconds + _WARM_UP_S + probe_s * length
-        search.take([Share("ttft_p95", sum(good), len(good), _ATTAINMENT, parts_of(good))])
-    holds = search.surely_met_rps <= CAPACITY_RPS <= (search.surely_missed_rps or math.inf)
-    return Searched(search.met_rps / CAPACITY_RPS - 1, holds, requests, seconds)
+_WARM_UP_S = 1.0
+"""What a search takes in test E of `benchmarks/generators`, where answers are no longer."""
 
 
 def line_for(probe_s: float, precision: float, found: list[Searched]) -> str:
@@ -76,7 +39,7 @@ def main() -> None:
     print(f"| probe, s | error | its deviation | within {options.precision:.0%} | intervals that hold | requests | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for probe_s in options.probes:
-        print(line_for(probe_s, options.precision, [searched(seed, probe_s, options.precision) for seed in range(options.searches)]))
+        print(line_for(probe_s, options.precision, [searched(seed, probe_s, options.precision, _WARM_UP_S) for seed in range(options.searches)]))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from kivactl.tools.ports import free_pair
+
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks" / "gateway")]
 
@@ -112,8 +114,6 @@ class Operator:
     """Someone with a shell in the platform's folder."""
 
     def __init__(self, folder: Path, model: str) -> None:
-        from kivactl.tools.ports import free_pair
-
         self.folder, self.model = folder, model
         self.port = free_pair()
         self.source = SOURCES[model]

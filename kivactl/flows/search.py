@@ -99,9 +99,10 @@ class _Series:
     def run(self, load: float, unit: str, length: int = 1) -> Generator[Outcome, None, tuple[Share, ...]]:
         """One run with a load, so many times as long as others; a second one where the first cannot be believed: the machine was busy, maybe for a moment."""
         shares = yield from self._run(load, unit, length)
-        if not (self.probes[-1].invalid and not self.summaries[-1]["interrupted"]):
+        last = self.summaries[-1]
+        if last["interrupted"] or not last["invalid"]:
             return shares
-        yield Outcome(f"run {len(self.probes)}", Status.SKIPPED, f"does not count, and is tried once more: {self.probes[-1].invalid}")
+        yield Outcome(f"run {len(self.probes)}", Status.SKIPPED, f"does not count, and is tried once more: {last['invalid']}")
         self.count = self.count and self.count + 1
         return (yield from self._run(load, unit, length))
 

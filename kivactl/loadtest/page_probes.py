@@ -127,9 +127,8 @@ def probes_table(probes: Sequence[Probe]) -> Table:
 
 
 def _row(probe: Probe) -> Row:
-    result, mark = {True: ("✔ met", "good"), False: ("✘ missed", "bad"), None: ("? undecided", "warn")}[probe.met]
-    if probe.invalid:
-        result = "! no measurement"
+    found = {True: ("✔ met", "good"), False: ("✘ missed", "bad"), None: ("? undecided", "warn")}[probe.met]
+    result, mark = ("! no measurement", "warn") if probe.invalid else found
     cells = (
         f"{probe.load:.4g}",
         f"{probe.good} of {probe.due}",

@@ -22,7 +22,7 @@ class Probe:
         low: Lower end of the interval of their share (95 %).
         high: Its upper end.
         folder: Of the run, from the folder of all of them on.
-        invalid: Why what was measured cannot be believed, as one sentence; empty where it can.
+        invalid: Why what was measured cannot be believed, as one sentence; None where it can.
     """
 
     load: float
@@ -41,7 +41,7 @@ class Probe:
     output_tokens_per_s: float
     error_ratio: float
     folder: str
-    invalid: str = ""
+    invalid: str | None = None
 
 
 def probe_of(summary: Mapping[str, Any], load: float, unit: str, met: bool | None, folder: str) -> Probe:
@@ -70,5 +70,5 @@ def probe_of(summary: Mapping[str, Any], load: float, unit: str, met: bool | Non
         output_tokens_per_s=summary["output_tokens_per_s"],
         error_ratio=summary["error_ratio"],
         folder=folder,
-        invalid=summary["invalid"] or "",
+        invalid=summary["invalid"],
     )

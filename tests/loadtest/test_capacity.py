@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import replace
 from itertools import count
 from statistics import mean
@@ -9,10 +8,9 @@ from statistics import mean
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from queueing import CAPACITY_RPS, in_time
+from queueing import searched as searched_on_a_queue
 
 from kivactl.loadtest.capacity import Finding, Search, Share, finding_of, settling_s, shares_of
-from kivactl.loadtest.intervals import parts_of
 from kivactl.loadtest.levels import levels_from
 from kivactl.loadtest.record import FailureKind, Record
 
@@ -91,18 +89,10 @@ def test_what_is_found_is_confirmed_for_longer() -> None:
 
 
 def test_a_search_on_a_queue_ends_near_the_truth_and_knows_how_near() -> None:
-    found, held = [], 0
-    for seed in range(20):
-        source, search = random.Random(seed), Search(4, 256, 0.03)
-        while (probe := search.next_probe()) is not None:
-            rate_rps, length = probe
-            good = in_time(rate_rps, 40 * length, source)
-            search.take([Share("ttft_p95", sum(good), len(good), 0.95, parts_of(good))])
-        found.append(search.met_rps / CAPACITY_RPS - 1)
-        held += search.surely_met_rps <= CAPACITY_RPS <= (search.surely_missed_rps or math.inf)
-    assert abs(mean(found)) < 0.02
-    assert all(abs(error) < 0.07 for error in found)
-    assert held >= 17
+    found = [searched_on_a_queue(seed, probe_s=40, precision=0.03) for seed in range(20)]
+    assert abs(mean(one.error for one in found)) < 0.02
+    assert all(abs(one.error) < 0.07 for one in found)
+    assert sum(one.holds for one in found) >= 17
 
 
 def test_a_platform_that_keeps_nothing_has_none() -> None:
