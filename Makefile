@@ -32,27 +32,24 @@ down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
 # What fails does not keep the rest from running: one run of an hour tells everything.
-test: test-system  ## everything: lint, fast and thorough tests, real Helm, engines and gateway (an hour on two cores)
-	@$(MAKE) --no-print-directory --keep-going --jobs=1 test-fast test-thorough test-charts test-real test-alone
+test: test-system  ## lint, fast and thorough tests, real Helm, engines and gateway (half an hour on two cores)
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 test-fast test-thorough test-real test-alone
 
 # Tests of real processes wait more than they compute: three at a time keep two cores busy.
-.PHONY: test-thorough test-charts test-real test-alone
+.PHONY: test-thorough test-real test-alone
 test-thorough: $(READY)
 	$(BIN)/python -m pytest -m "(hypothesis or thorough) and not real and not machines and not drills and not charts" -n auto
 
-test-charts: $(READY)
-	$(BIN)/python -m pytest -m charts -n auto
-
 test-real: $(READY)
-	$(BIN)/python -m pytest -m "real and not charts and not alone" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m "(real or charts) and not alone" -n 3 --dist loadfile
 
 test-alone: $(READY)
-	$(BIN)/python -m pytest -m "alone and not charts"
+	$(BIN)/python -m pytest -m alone
 
 test-machines: test-system $(READY)  ## provisioning, in an EC2 emulator and of machines made for it on this one; as root (half an hour)
 	$(BIN)/python -m pytest -m machines -n 2 --dist loadfile
 
-test-drills: test-system $(READY)  ## a disaster and a failover drill with real engines (five minutes)
+test-drills: test-system $(READY)  ## a disaster, a failover drill, faults under load, with real engines (a quarter of an hour)
 	$(BIN)/python -m pytest -m drills
 
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)

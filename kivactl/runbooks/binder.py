@@ -19,7 +19,7 @@ from kivactl.runbooks.placeholders import Steps, resolved, used_in
 from kivactl.runbooks.targets import elsewhere_in, for_target, refused
 from kivactl.runbooks.vocabulary import Vocabulary
 from kivactl.spec.document import Fault, Node, path_of, shown
-from kivactl.spec.faults import validated
+from kivactl.spec.faults import schema_of, validated
 from kivactl.spec.fields import NAME
 from kivactl.spec.load import Loaded
 
@@ -230,7 +230,7 @@ class Binder:
         written = node.child("params") or Node({}, node.place)
         if not isinstance(written.value, dict):
             return None  # told with the form
-        schema = entry.params.model_json_schema() if any(used_in(written)) else {}
+        schema = schema_of(entry.params) if any(used_in(written)) else {}
         before = len(self._faults)
         tree = resolved(written, lambda name: self._words.lookup(name, where, results), where, self._faults, schema)
         if len(self._faults) > before:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kivactl.spec.document import Fault, Node, Place, path_of, shown
@@ -64,7 +65,7 @@ def validated(model: type[M], tree: Node) -> tuple[M | None, list[Fault]]:
     faults: list[Fault] = []
     kinds: dict[Steps, list[str]] = {}  # alternatives of a union, each complaining for itself
     corrected: set[str] = set()  # paths of keys that are there, misspelt
-    schema = model.model_json_schema()
+    schema = schema_of(model)
     for item in errors:
         steps, kind = item["loc"], item["type"]
         if kind in {"missing", "same_name"}:  # the first comes below, the second `document.same_names` tells with its line
@@ -94,6 +95,12 @@ def validated(model: type[M], tree: Node) -> tuple[M | None, list[Fault]]:
     missing = [item["loc"] for item in errors if item["type"] == "missing" and path_of(item["loc"]) not in corrected]
     faults += [Fault(_at(tree, steps[:-1]).place, path_of(steps), "is missing") for steps in missing]
     return None, faults
+
+
+@cache
+def schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
+    """The JSON Schema of a model, which takes pydantic longer than to check a document against it."""
+    return model.model_json_schema()
 
 
 def suggestion(name: str, valid: Sequence[str]) -> str:

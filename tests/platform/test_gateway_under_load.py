@@ -15,7 +15,7 @@ import psutil
 import pytest
 from streams import Users
 
-pytestmark = [pytest.mark.real, pytest.mark.alone]
+pytestmark = pytest.mark.drills
 
 PAUSE_S = 1.0
 """Users who never pause would take the processors that an engine needs to start."""

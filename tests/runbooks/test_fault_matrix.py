@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -90,18 +91,19 @@ class Playing:
         return act
 
     def order(self, **more: frozenset[str]) -> Order:
-        bound = self.bound()
+        bound = self.bound
         return Order(ADA, answers={step.name: "yes" for step in bound.steps if step.step.ask is not None}, **more)
 
+    @cached_property
     def bound(self):
         return bind(self.name, self.deployment.loaded, values_for(self.name))
 
     def run(self) -> None:
-        for _ in engine.run_runbook(self.bound(), self.deployment, self.order(), engine.Rooms()):
+        for _ in engine.run_runbook(self.bound, self.deployment, self.order(), engine.Rooms()):
             pass
 
     def resume(self, **more: frozenset[str]) -> None:
-        for _ in engine.resume_runbook(self.folder, self.bound(), self.deployment, self.order(**more), engine.Rooms()):
+        for _ in engine.resume_runbook(self.folder, self.bound, self.deployment, self.order(**more), engine.Rooms()):
             pass
 
     @property
@@ -109,6 +111,7 @@ class Playing:
         return next(path for path in runs.runs_folder(self.deployment.layout).iterdir() if path.is_dir())
 
 
+@cache
 def values_for(name: str) -> dict[str, str]:
     """A value for every parameter without a default."""
     bound = bind(name, None)
@@ -153,7 +156,7 @@ def test_cut_off_anywhere_and_resumed_it_ends_as_if_nothing_had_been(name: str, 
         whole.run()
         wanted = whole.world.state
         places = len(entries_of((whole.folder / runs.JOURNAL).read_bytes()))
-    undone = {f"{step.undo.name} {step.undo.params.model_dump_json()} {part}" for step in whole.bound().steps if step.undo for part in ("half", "whole")}
+    undone = {f"{step.undo.name} {step.undo.params.model_dump_json()} {part}" for step in whole.bound.steps if step.undo for part in ("half", "whole")}
     count = 0
     for sign in (signal.SIGKILL, signal.SIGINT):
         for place in range(1, places):
@@ -167,7 +170,7 @@ def test_cut_off_anywhere_and_resumed_it_ends_as_if_nothing_had_been(name: str, 
                 record = runs.record_of(one.folder)
                 doubtful = frozenset(
                     step.name
-                    for step, state in zip(one.bound().steps, record.steps, strict=True)
+                    for step, state in zip(one.bound.steps, record.steps, strict=True)
                     if step.do and not step.do.action.repeatable and state.attempts and state.state.value in {"begun", "failed"}
                 )
                 before = (one.world.folder / "DONE TWICE").exists()
@@ -184,4 +187,4 @@ def test_cut_off_anywhere_and_resumed_it_ends_as_if_nothing_had_been(name: str, 
                 assert faults_of((one.folder / runs.JOURNAL).read_bytes()) == []
                 count += 1
     with capsys.disabled():
-        print(f"\n{name}: cut off at {count} places and resumed", json.dumps({"steps": len(whole.bound().steps)}), end="")
+        print(f"\n{name}: cut off at {count} places and resumed", json.dumps({"steps": len(whole.bound.steps)}), end="")

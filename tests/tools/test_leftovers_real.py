@@ -8,7 +8,7 @@ import tiny_model
 
 from kivactl.tools import leftovers
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]  # with the engine of those
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -86,12 +87,12 @@ def test_a_stream_that_fails_shows_its_last_lines():
     assert caught.value.details == ("last words",)
 
 
-def test_a_child_that_ignores_interrupts_is_ended_all_the_same(monkeypatch):
-    monkeypatch.setattr(process, "_LADDER", ((signal.SIGINT, 0.2), (signal.SIGTERM, 0.2), (signal.SIGKILL, 5.0)))
+def test_a_child_that_ignores_interrupts_is_ended_all_the_same():
     code = "import signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; print('ready', flush=True); time.sleep(99)"
-    lines = process.stream([sys.executable, "-c", code])
-    assert next(lines) == "ready"
-    lines.close()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+        assert child.stdout.readline() == "ready\n"
+        process.end(child, ((signal.SIGINT, 0.2), (signal.SIGTERM, 0.2), (signal.SIGKILL, 5.0)))
+        assert child.returncode == -signal.SIGKILL
 
 
 def following(tmp_path, code, **options):

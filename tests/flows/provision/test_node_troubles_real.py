@@ -12,7 +12,7 @@ from running_gateway import until
 from kivactl.errors import PreconditionError
 from kivactl.tools.ssh import Contact, Login, log_in, shown_host_key
 
-pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.machines, pytest.mark.timeout(1800)]
 
 
 def test_another_host_key_is_refused(fresh, site, tmp_path):

@@ -18,9 +18,7 @@ from kivactl.stack.layout import Layout
 from kivactl.stack.secret import Secret
 from kivactl.tools.restic import Restic
 
-pytestmark = pytest.mark.real
-
-CASES, SEED = 200, 20260
+SEED = 20260
 AT_ONCE = 200
 """restic asks for a file that it cannot read again for three quarters of a minute: it is waited for, not computed."""
 
@@ -95,11 +93,12 @@ def told(repository: Path, layout: Layout, folder: Path, seed: str) -> tuple[str
     return done, ""
 
 
-def test_every_damage_is_told_before_anything_is_overwritten(backed_up, tmp_path, capsys):
+@pytest.mark.parametrize("cases", [pytest.param(50, marks=pytest.mark.real), pytest.param(200, marks=pytest.mark.drills)])
+def test_every_damage_is_told_before_anything_is_overwritten(backed_up, tmp_path, capsys, cases):
     deployment, repository = backed_up
     before = contents(deployment.layout.state)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        ways = list(pool.map(lambda number: told(repository, deployment.layout, made(tmp_path / str(number)), f"{SEED}-{number}"), range(CASES)))
+        ways = list(pool.map(lambda number: told(repository, deployment.layout, made(tmp_path / str(number)), f"{SEED}-{number}"), range(cases)))
     silent = [done for done, said in ways if not said]
     kinds = Counter(done.partition(" ")[0] for done, _ in ways)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def _variables(platform: Platform) -> dict:
     return variables_for(platform, static_inventory(platform.infrastructure), authority="PEM", authority_file=Path("/ca.pem"), authority_key=Path("/ca.key"))
 
 
+@cache
 def _options(role: str) -> dict:
     return YAML(typ="safe").load(root.content("playbooks") / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
 
