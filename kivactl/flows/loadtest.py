@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,8 +43,8 @@ _GRACE_S = 30.0
 """Time for Locust to start and end, beside the phases."""
 _LONGEST_S = 86400.0
 """For a run that ends with a number of requests, whose time nobody knows beforehand."""
-_FEW_WORDS, _MANY_WORDS = 20, 120
-"""Two prompts whose tokens the engine counts say how many tokens a word is, and how many it puts around a prompt."""
+_LENGTHS = (20, 120, 60, 40)
+"""Words of prompts whose tokens the engine counts. Two say how many tokens a word is, and how many it puts around a prompt; 120 may be too many for it."""
 
 PREFLIGHT = "preflight"
 MACHINES = "machines"
@@ -122,7 +122,7 @@ def preflight(bench: Bench, scenario: Scenario) -> Generator[Outcome, None, Assi
         if unknown is not None:
             raise UsageError(f"{endpoint.url} serves no model named '{unknown}'", f"it serves: {', '.join(served)}" if served else "kivactl deploy")
         if any(kind.prompt for kind in assignment.kinds):
-            assignment = _calibrated(assignment, [_counted(client, text) for text in _texts(assignment)])
+            assignment = _calibrated(assignment, _counted(client, assignment))
         prompts = Prompts(assignment)
         kind, source = assignment.kinds[0], prompts.source(-1)
         text = str(prompts.messages(kind, -1, source)[-1]["content"])
@@ -307,6 +307,7 @@ class _Run:
             self.broken,
             tuple(asdict(machine) for machine in self.machines.machines),
             work.warm_up_s if work.is_open and not work.trace else None,
+            work.is_calibrated,
         )
         summary = summary_for(records, window, self.levels, conditions)
         samples = read_samples(self.files.samples)
@@ -350,26 +351,27 @@ def _progress(facts: Mapping[str, Any]) -> str:
     return f"{facts['phase']}: {', '.join(parts)}"
 
 
-def _texts(assignment: Assignment) -> list[str]:
+def _counted(client: GatewayClient, assignment: Assignment) -> dict[int, int]:
+    """How many tokens two prompts are, by their words; fewer where the engine does not say."""
     text, source = Text(assignment.seed), Prompts(assignment).source(-2)
-    return [text.words(count, source) for count in (_FEW_WORDS, _MANY_WORDS)]
+    counted: dict[int, int] = {}
+    for words in _LENGTHS:
+        if len(counted) < 2:
+            # What stands in the way of all requests, the first real one tells.
+            with suppress(KivaError):
+                counted |= {words: tokens} if (tokens := client.prompt_tokens(text.words(words, source))) else {}
+    return counted
 
 
-def _counted(client: GatewayClient, text: str) -> int | None:
-    """How many tokens a prompt is; None where that is not told, as by an engine for which it is too long."""
-    try:
-        return client.prompt_tokens(text)
-    except KivaError:
-        return None  # what stands in the way of all requests, the first real one tells
-
-
-def _calibrated(assignment: Assignment, counted: list[int | None]) -> Assignment:
+def _calibrated(assignment: Assignment, counted: Mapping[int, int]) -> Assignment:
     """With the length of words as the engine counts; it has the tokenizer, the generator needs none."""
-    few, many = counted
-    if few is None or many is None or many <= few:
+    if len(counted) < 2:
         return assignment
-    per_word = (many - few) / (_MANY_WORDS - _FEW_WORDS)
-    return replace(assignment, tokens_per_word=per_word, overhead_tokens=max(0, round(few - _FEW_WORDS * per_word)))
+    few, many = min(counted), max(counted)
+    if counted[many] <= counted[few]:
+        return assignment
+    per_word = (counted[many] - counted[few]) / (many - few)
+    return replace(assignment, tokens_per_word=per_word, overhead_tokens=max(0, round(counted[few] - few * per_word)))
 
 
 def _prepared(folder: Path, assignment: Assignment) -> Folder:

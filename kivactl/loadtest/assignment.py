@@ -81,7 +81,7 @@ class Assignment:
         seed: Always set.
         processes: How many generate the load, on all machines together.
         machines: Other machines that generate it, by name, each with as many of the processes; empty where this one does.
-        tokens_per_word: Tokens that a word of a synthetic prompt makes, as the engine counted.
+        tokens_per_word: Tokens that a word of a synthetic prompt makes, as the engine counted; None where it did not say, and a word counts as one.
         overhead_tokens: Tokens that the engine puts around a prompt.
         has_page: Whether Locust's own page is served, and so has to be told of each request.
     """
@@ -104,9 +104,14 @@ class Assignment:
     kinds: tuple[Kind, ...]
     processes: int = 1
     machines: tuple[str, ...] = ()
-    tokens_per_word: float = 1.0
+    tokens_per_word: float | None = None
     overhead_tokens: int = 0
     has_page: bool = False
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether prompts have the tokens that were asked for; given texts are as long as they are."""
+        return self.tokens_per_word is not None or not any(kind.prompt for kind in self.kinds)
 
     @property
     def is_open(self) -> bool:

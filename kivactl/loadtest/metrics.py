@@ -66,6 +66,7 @@ class Conditions:
         broken: Why the run cannot be believed, as one sentence; empty when it can.
         machines: Other machines that generated the load; each with `name`, `processes` and `clock_error_ms`, among others.
         warm_up_s: Length of an open loop's warm-up; None where there is none to be had, in a trace or a closed loop.
+        is_calibrated: Whether prompts were as long as asked for, in tokens.
     """
 
     scenario: str
@@ -80,6 +81,7 @@ class Conditions:
     broken: str = ""
     machines: tuple[dict[str, Any], ...] = ()
     warm_up_s: float | None = None
+    is_calibrated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,9 @@ def summary_for(records: Iterable[Record], window: Window | None, levels: tuple[
         stamps_by_kernel=by_kernel,
         attainment=attainment,
         service_levels=verdicts_for(levels, times, error_ratio, attainment, is_open=is_open),
-        warnings=tuple(validity.warnings(good, tokens_per_event, lags, times["itl_s"], times["e2e_s"], conditions.warm_up_s)),
+        warnings=tuple(
+            validity.warnings(good, tokens_per_event, lags, times["itl_s"], times["e2e_s"], conditions.warm_up_s, is_calibrated=conditions.is_calibrated)
+        ),
         invalid=conditions.broken or validity.fault(measured, good, due, window_s, levels, lags, times["itl_s"], is_interrupted=conditions.is_interrupted),
         interrupted=conditions.is_interrupted,
         groups=_groups(measured, levels),

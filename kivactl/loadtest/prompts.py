@@ -139,7 +139,7 @@ class Prompts:
         return f"{self._text.shared(self._words(kind.prefix), number)}\n\n{text}" if has_prefix else text
 
     def _words(self, tokens: int) -> int:
-        return max(1, round(tokens / self._work.tokens_per_word))
+        return max(1, round(tokens / (self._work.tokens_per_word or 1.0)))
 
 
 def read_chats(path: Path) -> Sequence[Messages]:

@@ -96,6 +96,8 @@ def warnings(
     itl_s: Distribution | None,
     e2e_s: Distribution | None,
     warm_up_s: float | None,
+    *,
+    is_calibrated: bool,
 ) -> Iterator[str]:
     """What to keep in mind about the figures.
 
@@ -106,6 +108,7 @@ def warnings(
         itl_s: Time between tokens.
         e2e_s: Time of whole answers.
         warm_up_s: Of an open loop.
+        is_calibrated: Whether prompts were as long as asked for, in tokens.
     """
     if lags.loop_ms is not None and itl_s is not None and lags.loop_ms > allowed_loop_lag_ms((), itl_s.p50, by_kernel=lags.by_kernel):
         effect = "tokens that came meanwhile count as one event" if lags.by_kernel else "times between tokens are too long by as much"
@@ -118,6 +121,8 @@ def warnings(
     uncounted = sum(record.completion_tokens is None for record in good)
     if uncounted:
         yield f"the engine did not count the tokens of {uncounted} answers: their token events were counted instead"
+    if good and not is_calibrated:
+        yield "the engine did not say how many tokens a word is: prompts have as many words as tokens were asked for"
     if tokens_per_event is not None and tokens_per_event > TOKENS_PER_EVENT:
         yield f"the engine joins {tokens_per_event:.2f} tokens per event: gaps between events are not gaps between tokens"
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, NotReadyError, PreconditionError, ToolError
-from kivactl.flows.loadtest import Bench, _calibrated, run_loadtest, verdict
+from kivactl.flows.loadtest import Bench, _calibrated, _counted, run_loadtest, verdict
 from kivactl.loadtest.prompts import Prompts
 from kivactl.loadtest.record import Record
 from kivactl.loadtest.scenario import Scenario, assignment_for
@@ -239,14 +239,44 @@ def test_a_platform_without_an_engine_is_not_ready(generator: list[Any], tmp_pat
         list(run_loadtest(Bench(endpoint, LEVELS, Clock()), SCENARIO, tmp_path / "run"))
 
 
+class Counting:
+    """An engine's client: six tokens a word, ten around them, and a context of so many."""
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+
+    def prompt_tokens(self, prompt: str) -> int:
+        tokens = 6 * len(prompt.split()) + 10
+        if tokens >= self.context:
+            raise ToolError("too long")
+        return tokens
+
+
+@pytest.mark.parametrize(
+    ("context", "counted"), [(4096, {20: 130, 120: 730}), (512, {20: 130, 60: 370}), (300, {20: 130, 40: 250}), (200, {20: 130}), (100, {})]
+)
+def test_a_short_context_is_no_reason_not_to_know_how_long_words_are(context: int, counted: dict[int, int]) -> None:
+    scenario = Scenario.model_validate({"name": "a", "load": {"users": 1}, "prompts": {"tokens": 100}})
+    work = assignment_for(scenario, Endpoint("http://127.0.0.1/v1", Secret("x"), None, "m"))
+    assert _counted(Counting(context), work) == counted  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("counted", "per_word", "overhead"),
-    [([36, 166], 1.3, 10), ([20, 120], 1.0, 0), ([None, 120], 1.0, 0), ([30, None], 1.0, 0), ([40, 40], 1.0, 0)],
+    [
+        ({20: 36, 120: 166}, 1.3, 10),
+        ({20: 20, 120: 120}, 1.0, 0),
+        ({20: 130, 60: 370}, 6.0, 10),
+        ({120: 120}, None, 0),
+        ({}, None, 0),
+        ({20: 40, 120: 40}, None, 0),
+    ],
 )
-def test_the_engine_says_how_long_words_are(counted: list[int | None], per_word: float, overhead: int) -> None:
+def test_the_engine_says_how_long_words_are(counted: dict[int, int], per_word: float | None, overhead: int) -> None:
     scenario = Scenario.model_validate({"name": "a", "load": {"users": 1}, "prompts": {"tokens": 100}})
     work = _calibrated(assignment_for(scenario, Endpoint("http://127.0.0.1/v1", Secret("x"), None, "m")), counted)
-    assert (work.tokens_per_word, work.overhead_tokens) == (pytest.approx(per_word), overhead)
+    assert (work.tokens_per_word, work.overhead_tokens) == (per_word and pytest.approx(per_word), overhead)
+    assert work.is_calibrated == (per_word is not None)
     prompts = Prompts(work)
     asked = prompts.messages(work.kinds[0], 0, prompts.source(0))[0]["content"]
-    assert len(asked.split()) == round((100 - overhead) / per_word)
+    assert len(asked.split()) == round((100 - overhead) / (per_word or 1))

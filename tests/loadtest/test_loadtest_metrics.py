@@ -237,6 +237,7 @@ def test_warnings() -> None:
     assert any("4.00 tokens per event" in warning for warning in judge([joined]).warnings)
     uncounted = Record(0, 10 * S, 11 * S, sent_ns=10 * S, token_ns=(10 * S + MS,), finish_reason="length")
     assert any("did not count" in warning for warning in judge([uncounted]).warnings)
+    assert any("as many words as tokens" in warning for warning in judge([answered(0, 10 * S)], is_calibrated=False).warnings)
 
 
 @pytest.mark.parametrize(("warm_up_s", "is_warned"), [(None, False), (0.0, True), (1.0, True), (2.0, False)])
