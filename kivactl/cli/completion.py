@@ -45,10 +45,12 @@ def runbooks(incomplete: str) -> list[tuple[str, str]]:
 
 
 def scenario_names(incomplete: str) -> list[tuple[str, str]]:
-    """Load tests that come along, each with what it is for."""
+    """Load tests of one's own and those that come along, each with what it is for."""
+    from kivactl.cli.options import Common
+    from kivactl.cli.site import own_scenarios
     from kivactl.loadtest.catalogue import described
 
-    return [(name, about) for name, about in described().items() if name.startswith(incomplete)]
+    return [(name, about) for name, about in described(own_scenarios(Common())).items() if name.startswith(incomplete)]
 
 
 def loadtest_runs(incomplete: str) -> list[str]:

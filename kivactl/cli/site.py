@@ -62,6 +62,16 @@ def loadtests_of(options: Common) -> Path:
     return layout.loadtests
 
 
+def own_scenarios(options: Common) -> Path:
+    """Where load tests of one's own lie: beside the spec, or in the folder one is in. The folder need not be there."""
+    from pathlib import Path
+
+    try:
+        return options.path.parent / "loadtests"
+    except KivaError:
+        return Path("loadtests")
+
+
 def layout_in(site: Site) -> Layout:
     """The files of a platform whose spec was not read further."""
     from kivactl.stack.layout import Layout

@@ -52,7 +52,7 @@ class Foreign:
 
 def measure(
     platform: Deployment | Foreign | None, scenario: str, changes: Changes | None = None, *, folder: Path | None = None, page_port: int | None = None,
-    model: str | None = None, remotes: tuple[Remote, ...] = (),
+    model: str | None = None, remotes: tuple[Remote, ...] = (), own: Path | None = None,
 ) -> Iterator[Outcome]:  # fmt: skip
     """Load an endpoint; the last outcome's data is the summary.
 
@@ -64,11 +64,12 @@ def measure(
         page_port: Where Locust's own page is served meanwhile.
         model: What is asked, instead of the platform's first model.
         remotes: Machines that generate the load; this one does where there are none.
+        own: Folder of scenarios of one's own.
 
     Raises:
         KivaError: As `load_scenario` and `run_loadtest`.
     """
-    chosen = load_scenario(scenario, changes or Changes())
+    chosen = load_scenario(scenario, changes or Changes(), own)
     assert platform is not None
     if isinstance(platform, Foreign):
         bench, below = _foreign(platform), Path(".kiva", "loadtests")
@@ -95,7 +96,7 @@ def remotes_from(texts: Sequence[str], ssh_config: Path | None = None) -> tuple[
     return tuple(parse_remote(text, ssh_config.absolute() if ssh_config else None) for text in texts)
 
 
-def plan_measure(scenario: str, changes: Changes, url: str | None = None, remotes: tuple[Remote, ...] = ()) -> dict[str, Any]:
+def plan_measure(scenario: str, changes: Changes, url: str | None = None, remotes: tuple[Remote, ...] = (), own: Path | None = None) -> dict[str, Any]:
     """What a load test would send, JSON-ready: its load, how many requests that are, and how many processes would send them.
 
     Args:
@@ -103,8 +104,9 @@ def plan_measure(scenario: str, changes: Changes, url: str | None = None, remote
         changes: What is said instead of the scenario.
         url: Of an endpoint that no spec describes; else the platform is taken to be on this machine.
         remotes: The machines that would send them, each with as many processes.
+        own: Folder of scenarios of one's own.
     """
-    chosen = load_scenario(scenario, changes)
+    chosen = load_scenario(scenario, changes, own)
     work = assignment_for(chosen, Endpoint(url or f"http://{LOOPBACK}/v1", Secret(""), None, ""))
     loads, unit = loads_of(chosen) if chosen.sweep else ((), "")
     runs = [work.with_load(load, unit, work.seed) for load in loads] or [work]

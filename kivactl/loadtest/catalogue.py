@@ -37,18 +37,19 @@ _PLACES = {"users": ("load", "users"), "rate": ("load", "rate"), "max_tokens": (
 """Where in a scenario a change belongs, unless it is a key of its own."""
 
 
-def load_scenario(name: str, changes: Changes = Changes()) -> Scenario:
+def load_scenario(name: str, changes: Changes = Changes(), own: Path | None = None) -> Scenario:
     """Read a scenario.
 
     Args:
-        name: Of one that comes along, or the path of a YAML file.
+        name: Of one's own or of one that comes along, or the path of a YAML file.
         changes: What the command line says instead.
+        own: Folder of one's own, which need not be there.
 
     Raises:
         SpecError: The file, or one that it names, has faults; one line each in the details.
         UsageError: There is no such scenario, or a change is out of range.
     """
-    path = _path_of(name)
+    path = _path_of(name, own)
     tree, faults = read(path)
     if tree is None and not faults:
         faults = [Fault(Place(path, 1), "", "the file is empty")]
@@ -66,28 +67,30 @@ def load_scenario(name: str, changes: Changes = Changes()) -> Scenario:
     return _changed(scenario, tree, changes, path.parent)
 
 
-def scenarios() -> dict[str, Path]:
-    """Those that come along, by name."""
-    return {path.stem: path for path in sorted(root.content("loadtests").glob("*.yaml"))}
+def scenarios(own: Path | None = None) -> dict[str, Path]:
+    """One's own and those that come along, by name; of two with the same name one's own counts."""
+    folders = (root.content("loadtests"), *([own] if own else []))
+    found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
-def described() -> dict[str, str]:
+def described(own: Path | None = None) -> dict[str, str]:
     """What those are for, by name, without checking the rest."""
     found = {}
-    for name, path in scenarios().items():
+    for name, path in scenarios(own).items():
         tree, _ = read(path)
         about = tree.child("description") if tree else None
         found[name] = str(about.value) if about else ""
     return found
 
 
-def _path_of(name: str) -> Path:
+def _path_of(name: str, own: Path | None) -> Path:
     if "/" in name or Path(name).suffix in _SUFFIXES:
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"there is no load test in {path}", "kivactl loadtest smoke")
         return path
-    known = scenarios()
+    known = scenarios(own)
     if name not in known:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}"

@@ -152,7 +152,7 @@ class Binder:
 
         where: Steps = ("load", "scenario")
         try:
-            load_scenario(self._scenario(load.scenario))
+            load_scenario(self._scenario(load.scenario), own=self._loaded.folder / "loadtests" if self._loaded else None)
         except KivaError as error:
             said = f"{error.message}{'; ' + error.hint if error.hint and not error.details else ''}"
             self._fault(self._at(where), where, "; ".join([said, *error.details]))

@@ -233,7 +233,8 @@ def _load_for(site: Site, bound: Bound) -> BackgroundLoad | None:
     if load is None:
         return None
     deployment = site.deployment
-    scenario = load_scenario(load.scenario, Changes(users=_count(load.users, bound.parameters), max_tokens=_optional(load, bound.parameters)))
+    changes = Changes(users=_count(load.users, bound.parameters), max_tokens=_optional(load, bound.parameters))
+    scenario = load_scenario(load.scenario, changes, deployment.loaded.folder / "loadtests")
     endpoint = endpoint_for(deployment, tenant=OPERATOR, lifetime=timedelta(days=1), name="kivactl-runbook")
     endpoint = replace(endpoint, model=model_under_load(bound, site))
     return BackgroundLoad(assignment_for(scenario, endpoint), endpoint, _unused(site.folder / "measurements"), deployment.clock)

@@ -59,6 +59,15 @@ def test_scenarios_and_runs_are_listed(kivactl: Kivactl, runs: None) -> None:
     assert set(told["scenarios"]) >= {"smoke", "chat", "rag", "batch", "mixed", "soak", "capacity", "sweep", "background"}
 
 
+def test_a_load_test_of_ones_own_is_listed_completed_and_planned_by_its_name(kivactl: Kivactl, completed: Kivactl, tmp_path: Path) -> None:
+    (tmp_path / "loadtests").mkdir()
+    (tmp_path / "loadtests" / "ours.yaml").write_text("name: ours\ndescription: Our own.\nload: {users: 3}\nprompts: {tokens: 3}\n")
+    assert json.loads(kivactl("loadtest", "list", "--output", "json").stdout)["scenarios"]["ours"] == "Our own."
+    assert "ours" in completed("kivactl loadtest our").stdout
+    planned = kivactl("loadtest", "ours", "--plan")
+    assert (planned.code, "3 users" in planned.stdout) == (0, True)
+
+
 def test_a_run_is_shown_again(kivactl: Kivactl, runs: None) -> None:
     shown = kivactl("loadtest", "show", "chat-1")
     assert shown.code == 0

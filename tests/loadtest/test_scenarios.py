@@ -10,7 +10,7 @@ from kivactl import root
 from kivactl.errors import SpecError, UsageError
 from kivactl.loadtest.arrivals import Piece, Process
 from kivactl.loadtest.assignment import parse_assignment
-from kivactl.loadtest.catalogue import Changes, load_scenario, scenarios
+from kivactl.loadtest.catalogue import Changes, described, load_scenario, scenarios
 from kivactl.loadtest.prompts import Prompts
 from kivactl.loadtest.scenario import assignment_for, levels_for
 from kivactl.spec.platform import ServiceLevels
@@ -91,6 +91,21 @@ def test_an_unknown_name(name: str, hint: str) -> None:
         load_scenario(name)
     assert caught.value.hint.startswith(hint)
     assert name in caught.value.message
+
+
+def test_ones_own_are_found_by_name_and_hide_those_that_come_along(tmp_path: Path) -> None:
+    own = tmp_path / "loadtests"
+    assert load_scenario("smoke", own=own).load.users == 4  # the folder need not be there
+    own.mkdir()
+    for name in ("mine", "smoke"):
+        (own / f"{name}.yaml").write_text(SHORT + f"description: {name} of our own\n")
+    assert load_scenario("mine", Changes(users=7), own).load.users == 7
+    assert load_scenario("smoke", own=own).description == "smoke of our own"
+    assert described(own) | {"mine": "mine of our own", "smoke": "smoke of our own"} == described(own)
+    assert described().keys() | {"mine"} == described(own).keys()
+    with pytest.raises(UsageError) as caught:
+        load_scenario("mien", own=own)
+    assert caught.value.hint == "did you mean 'mine'?"
 
 
 def test_a_missing_file() -> None:

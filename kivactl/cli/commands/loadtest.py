@@ -11,7 +11,7 @@ import typer
 from kivactl.cli.completion import loadtest_runs, scenario_names
 from kivactl.cli.loadtest_group import LoadtestGroup
 from kivactl.cli.options import common
-from kivactl.cli.site import deployment_of, loadtests_of
+from kivactl.cli.site import deployment_of, loadtests_of, own_scenarios
 
 app = typer.Typer(
     cls=LoadtestGroup,
@@ -60,12 +60,13 @@ def run(
     changes = Changes(users, rate, duration, requests, warm_up, max_tokens, seed, processes)
     foreign = Foreign(url, model, ca, token_file, tuple(tenant_token or ())) if url else None
     remotes = remotes_from(on or (), ssh_config)
+    own = own_scenarios(options)
     if plan:
-        told = plan_measure(scenario, changes, url, remotes)
+        told = plan_measure(scenario, changes, url, remotes, own)
         options.sink.result(told, lambda: show_plan(options.sink, told))
         return
     deployment = None if foreign else deployment_of(options)
-    outcomes = options.sink.outcomes(measure(foreign or deployment, scenario, changes, folder=folder, page_port=ui, model=model, remotes=remotes))
+    outcomes = options.sink.outcomes(measure(foreign or deployment, scenario, changes, folder=folder, page_port=ui, model=model, remotes=remotes, own=own))
     summary = outcomes[-1].data
     options.sink.result(summary, lambda: show_summary(options.sink, summary))
     verdict(summary)
@@ -89,7 +90,7 @@ def list_(context: typer.Context) -> None:
     from kivactl.loadtest.catalogue import described
 
     options = common(context)
-    known, runs = described(), runs_in(loadtests_of(options))
+    known, runs = described(own_scenarios(options)), runs_in(loadtests_of(options))
 
     def show() -> None:
         options.sink.table(("SCENARIO", "WHAT IT IS FOR"), list(known.items()))
