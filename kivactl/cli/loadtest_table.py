@@ -60,7 +60,7 @@ def show_probes(sink: Sink, summary: Mapping[str, Any]) -> None:
             f"{probe['good']} of {probe['due']}",
             *("-" if probe[name] is None else time_text(probe[name]) for name in ("ttft_p50_s", "ttft_p95_s", "tpot_p95_s")),
             f"{probe['output_tokens_per_s']:.1f}",
-            "no measurement" if probe.get("invalid") else {True: "met", False: "missed", None: "unsure"}[probe["met"]],
+            "no measurement" if probe.get("invalid") else {True: "met", False: "missed", None: "undecided"}[probe["met"]],
         )
         for probe in summary["probes"]
     ]

@@ -123,8 +123,8 @@ class _Series:
             verdict(material.summary)  # the others stand on it
         summary, shares = dict(material.summary), self._shares(material)
         self.summaries.append(summary)
-        finding = Finding.UNSURE if self.is_over else finding_of(shares)
-        met = None if finding is Finding.UNSURE else finding is Finding.MET
+        finding = Finding.UNDECIDED if self.is_over else finding_of(shares)
+        met = None if finding is Finding.UNDECIDED else finding is Finding.MET
         self.probes.append(probe_of(summary, load, unit, met, f"probes/{name}"))
         if unit == RATE and finding is not Finding.MISSED:
             settled_s = settling_s(self.assignment.warm_up_s, self.probes[-1].e2e_p95_s, self.assignment.duration_s)

@@ -30,7 +30,7 @@ class Finding(StrEnum):
 
     MET = "met"
     MISSED = "missed"
-    UNSURE = "unsure"
+    UNDECIDED = "undecided"
     """Too few requests to say: the interval of their share holds what is promised."""
 
 
@@ -61,7 +61,7 @@ class Share:
         low, high = share_interval(self.good, self.due, self.parts)
         if low >= self.ratio or (self.ratio >= 1 and self.good == self.due > 0):
             return Finding.MET
-        return Finding.MISSED if high < self.ratio else Finding.UNSURE
+        return Finding.MISSED if high < self.ratio else Finding.UNDECIDED
 
     @property
     def holds(self) -> bool:
@@ -106,7 +106,7 @@ def finding_of(shares: Sequence[Share]) -> Finding:
     others = {share.finding for share in shares if share.level != ERROR_RATIO}
     if Finding.MISSED in findings or any(not share.holds for share in errors):
         return Finding.MISSED
-    return Finding.UNSURE if Finding.UNSURE in others else Finding.MET
+    return Finding.UNDECIDED if Finding.UNDECIDED in others else Finding.MET
 
 
 def settling_s(warm_up_s: float, answer_s: float | None, probe_s: float) -> float:
@@ -176,9 +176,9 @@ class Search:
         together = _together(self.tries)
         finding = finding_of(together)
         # What does not decide is judged by what was seen; while rates rise, the next one tells more than the same once more.
-        met = finding is Finding.MET or (finding is Finding.UNSURE and all(share.holds for share in together))
+        met = finding is Finding.MET or (finding is Finding.UNDECIDED and all(share.holds for share in together))
         is_last = len(self.tries) == len(self._lengths_of(rate_rps))
-        if finding is Finding.UNSURE and not is_last and not (met and self.is_rising):
+        if finding is Finding.UNDECIDED and not is_last and not (met and self.is_rising):
             return None
         self.tries = []
         self.seen[rate_rps] = _together([self.seen[rate_rps], together]) if rate_rps in self.seen else together

@@ -32,7 +32,7 @@ def search_report_for(told: Mapping[str, Any]) -> str:
     rows = []
     for probe in told["probes"]:
         times = " | ".join("-" if probe[name] is None else time_text(probe[name]) for name in ("ttft_p50_s", "ttft_p95_s", "tpot_p95_s", "e2e_p95_s"))
-        met = "no measurement" if probe["invalid"] else {True: "yes", False: "**no**", None: "unsure"}[probe["met"]]
+        met = "no measurement" if probe["invalid"] else {True: "yes", False: "**no**", None: "undecided"}[probe["met"]]
         ratio = f"{probe['good']} of {probe['due']}"
         rows.append(f"| [{probe['load']:.4g}]({probe['folder']}/report.md) | {met} | {ratio} | {times} | {probe['output_tokens_per_s']:.1f} |")
     unit = told["probes"][0]["unit"] if told["probes"] else "load"

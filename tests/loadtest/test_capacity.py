@@ -121,11 +121,11 @@ def test_what_does_not_hold_once_more_is_given_up() -> None:
     ("good", "due", "finding"),
     [
         (100, 100, Finding.MET),
-        (96, 100, Finding.UNSURE),
-        (95, 100, Finding.UNSURE),
+        (96, 100, Finding.UNDECIDED),
+        (95, 100, Finding.UNDECIDED),
         (85, 100, Finding.MISSED),
-        (20, 20, Finding.UNSURE),
-        (0, 0, Finding.UNSURE),
+        (20, 20, Finding.UNDECIDED),
+        (0, 0, Finding.UNDECIDED),
     ],
 )
 def test_a_share_is_met_missed_or_not_sure(good: int, due: int, finding: Finding) -> None:
@@ -133,10 +133,10 @@ def test_a_share_is_met_missed_or_not_sure(good: int, due: int, finding: Finding
 
 
 def test_one_level_that_is_missed_decides_and_errors_count_as_they_were_seen() -> None:
-    met, unsure, missed = Share("ttft_p95", 100, 100, 0.95), Share("tpot_p95", 20, 20, 0.95), Share("e2e_p50", 0, 100, 0.5)
+    met, undecided, missed = Share("ttft_p95", 100, 100, 0.95), Share("tpot_p95", 20, 20, 0.95), Share("e2e_p50", 0, 100, 0.5)
     assert finding_of([met]) is Finding.MET
-    assert finding_of([met, unsure]) is Finding.UNSURE
-    assert finding_of([met, unsure, missed]) is Finding.MISSED
+    assert finding_of([met, undecided]) is Finding.UNDECIDED
+    assert finding_of([met, undecided, missed]) is Finding.MISSED
     assert finding_of([met, Share("error_ratio", 100, 100, 0.99)]) is Finding.MET
     assert finding_of([met, Share("error_ratio", 98, 100, 0.99)]) is Finding.MISSED
 
