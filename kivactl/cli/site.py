@@ -66,10 +66,12 @@ def own_scenarios(options: Common) -> Path:
     """Where load tests of one's own lie: beside the spec, or in the folder one is in. The folder need not be there."""
     from pathlib import Path
 
+    from kivactl.loadtest.catalogue import OWN
+
     try:
-        return options.path.parent / "loadtests"
+        return options.path.parent / OWN
     except KivaError:
-        return Path("loadtests")
+        return Path(OWN)
 
 
 def layout_in(site: Site) -> Layout:

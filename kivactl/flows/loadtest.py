@@ -356,10 +356,11 @@ def _counted(client: GatewayClient, assignment: Assignment) -> dict[int, int]:
     text, source = Text(assignment.seed), Prompts(assignment).source(-2)
     counted: dict[int, int] = {}
     for words in _LENGTHS:
-        if len(counted) < 2:
-            # What stands in the way of all requests, the first real one tells.
-            with suppress(KivaError):
-                counted |= {words: tokens} if (tokens := client.prompt_tokens(text.words(words, source))) else {}
+        with suppress(KivaError):  # what stands in the way of all requests, the first real one tells
+            tokens = client.prompt_tokens(text.words(words, source))
+            counted |= {words: tokens} if tokens is not None else {}
+        if len(counted) == 2:
+            break
     return counted
 
 

@@ -16,6 +16,8 @@ from kivactl.loadtest.trace import read_trace
 from kivactl.spec.document import Fault, Node, Place, path_of, read
 from kivactl.spec.faults import validated
 
+OWN = "loadtests"
+"""The folder beside a spec with scenarios of one's own; it need not be there."""
 _SUFFIXES = {".yaml", ".yml"}
 
 
@@ -43,7 +45,7 @@ def load_scenario(name: str, changes: Changes = Changes(), own: Path | None = No
     Args:
         name: Of one's own or of one that comes along, or the path of a YAML file.
         changes: What the command line says instead.
-        own: Folder of one's own, which need not be there.
+        own: Folder of one's own; see `OWN`.
 
     Raises:
         SpecError: The file, or one that it names, has faults; one line each in the details.

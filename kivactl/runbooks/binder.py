@@ -148,11 +148,11 @@ class Binder:
         load = runbook.load
         if load is None:
             return
-        from kivactl.loadtest.catalogue import load_scenario
+        from kivactl.loadtest.catalogue import OWN, load_scenario
 
         where: Steps = ("load", "scenario")
         try:
-            load_scenario(self._scenario(load.scenario), own=self._loaded.folder / "loadtests" if self._loaded else None)
+            load_scenario(self._scenario(load.scenario), own=self._loaded.folder / OWN if self._loaded else None)
         except KivaError as error:
             said = f"{error.message}{'; ' + error.hint if error.hint and not error.details else ''}"
             self._fault(self._at(where), where, "; ".join([said, *error.details]))

@@ -18,7 +18,7 @@ from kivactl.errors import NotReadyError
 from kivactl.flows import faults
 from kivactl.flows.background_load import BackgroundLoad, Heard
 from kivactl.flows.deployment import endpoint_for
-from kivactl.loadtest.catalogue import Changes, load_scenario
+from kivactl.loadtest.catalogue import OWN, Changes, load_scenario
 from kivactl.loadtest.record import Record
 from kivactl.loadtest.scenario import assignment_for
 from kivactl.runbooks import sampling, validity
@@ -234,7 +234,7 @@ def _load_for(site: Site, bound: Bound) -> BackgroundLoad | None:
         return None
     deployment = site.deployment
     changes = Changes(users=_count(load.users, bound.parameters), max_tokens=_optional(load, bound.parameters))
-    scenario = load_scenario(load.scenario, changes, deployment.loaded.folder / "loadtests")
+    scenario = load_scenario(load.scenario, changes, deployment.loaded.folder / OWN)
     endpoint = endpoint_for(deployment, tenant=OPERATOR, lifetime=timedelta(days=1), name="kivactl-runbook")
     endpoint = replace(endpoint, model=model_under_load(bound, site))
     return BackgroundLoad(assignment_for(scenario, endpoint), endpoint, _unused(site.folder / "measurements"), deployment.clock)
