@@ -33,15 +33,19 @@ down: $(READY)  ## stop it; no process, port or temporary file stays
 
 # What fails does not keep the rest from running: one run of an hour tells everything.
 test: test-system  ## lint, fast and thorough tests, real Helm, engines and gateway (half an hour on two cores)
-	@$(MAKE) --no-print-directory --keep-going --jobs=1 test-fast test-thorough test-real test-alone
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 test-fast test-thorough test-charts test-real test-alone
 
 # Tests of real processes wait more than they compute: three at a time keep two cores busy.
-.PHONY: test-thorough test-real test-alone
+.PHONY: test-thorough test-charts test-real test-alone
 test-thorough: $(READY)
 	$(BIN)/python -m pytest -m "(hypothesis or thorough) and not real and not machines and not drills and not charts" -n auto
 
+# Apart from those below: what talks to an API leaves threads behind, and a process with threads is no good one to fork.
+test-charts: $(READY)
+	$(BIN)/python -m pytest -m charts -n 3
+
 test-real: $(READY)
-	$(BIN)/python -m pytest -m "(real or charts) and not alone" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m "real and not charts and not alone" -n 3 --dist loadfile
 
 test-alone: $(READY)
 	$(BIN)/python -m pytest -m alone

@@ -359,7 +359,7 @@ def _counted(client: GatewayClient, assignment: Assignment) -> dict[int, int]:
         with suppress(KivaError):  # what stands in the way of all requests, the first real one tells
             tokens = client.prompt_tokens(text.words(words, source))
             counted |= {words: tokens} if tokens is not None else {}
-        if len(counted) == 2:
+        if len(counted) != 1:  # both are known; or the first is not, and so no other will be
             break
     return counted
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import sqlite3
-import threading
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -363,29 +363,29 @@ def test_a_damaged_copy_of_the_ledger_is_replaced_a_damaged_ledger_is_said(tmp_p
     assert not (stage_of(deployment.layout) / FILE).exists()
 
 
-def _write(path, stop, begun):
-    """A writer that books each pair in one transaction: half a pair is never to be seen."""
-    with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
-        number = 0
-        while not stop.is_set():
-            database.execute("BEGIN IMMEDIATE")
-            for half in "xy":
-                database.execute("INSERT INTO requests (request_id, ended_ms) VALUES (?, ?)", (f"{half}{number}", number))
-            database.execute("COMMIT")
-            number += 1
-            if number > 20:
-                begun.set()
+WRITER = """
+import sqlite3, sys, threading
+database = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+number = 0
+while not stop.is_set():
+    database.execute("BEGIN IMMEDIATE")
+    for half in "xy":
+        database.execute("INSERT INTO requests (request_id, ended_ms) VALUES (?, ?)", (f"{half}{number}", number))
+    database.execute("COMMIT")
+    number += 1
+    if number == 20:
+        print("begun", flush=True)
+"""
+"""Books each pair in one transaction: half a pair is never to be seen."""
 
 
 @pytest.mark.real
 def test_a_copy_made_while_the_meter_writes_is_of_one_moment(tmp_path):
     deployment = site(tmp_path)
-    context = multiprocessing.get_context("fork" if threading.active_count() == 1 else "spawn")
-    stop, begun = context.Event(), context.Event()
-    writer = context.Process(target=_write, args=(str(deployment.layout.ledger), stop, begun))
-    writer.start()
-    try:
-        assert begun.wait(120)
+    with subprocess.Popen([sys.executable, "-c", WRITER, deployment.layout.ledger], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "begun\n"
         counts = []
         for _ in range(8):
             counts.append(build_stage(deployment)["ledger"]["sums"]["entries"])
@@ -394,10 +394,8 @@ def test_a_copy_made_while_the_meter_writes_is_of_one_moment(tmp_path):
                     "SELECT count(*) FROM (SELECT substr(request_id, 2) FROM requests WHERE request_id GLOB '[xy]*' GROUP BY 1 HAVING count(*) != 2)"
                 ).fetchone()
                 assert odd == 0
-    finally:
-        stop.set()
-        writer.join()
-    assert writer.exitcode == 0
+        writer.stdin.close()
+    assert writer.returncode == 0
     assert counts == sorted(counts)
     assert counts[-1] > counts[0], "it did write meanwhile"
 

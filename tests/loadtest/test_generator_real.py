@@ -133,7 +133,7 @@ def test_a_trace_is_replayed(engine: Any, tmp_path: Path) -> None:
     engine.script = quick
     summary = list(run_loadtest(Bench(engine.endpoint(), EASY, Clock()), wanted, tmp_path / "run"))[-1].data
     assert summary["due"] == summary["requests"] == 20
-    asked = [(len(body["messages"][0]["content"].split()), body["max_tokens"]) for body in engine.bodies[3:]]
+    asked = [(len(body["messages"][0]["content"].split()), body["max_tokens"]) for body in engine.bodies[2:]]
     assert asked == [(line["prompt_tokens"], line["output_tokens"]) for line in lines]
 
 

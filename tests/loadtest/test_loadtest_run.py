@@ -92,7 +92,7 @@ def test_the_figures_agree_with_the_engines_own(engine: Any, tmp_path: Path, mon
 
     records = read_records(folder / "records.jsonl.gz")
     whole = [record for record in records if not record.is_cut]
-    truths = engine.truths[3:]  # the first were the preflight's
+    truths = engine.truths[2:]  # the first were the preflight's
     assert all(record.succeeded for record in whole)
     # Every answer that the engine finished has its record, and no other has one that is not cut.
     assert len(whole) == sum(truth.finished for truth in truths)
@@ -129,7 +129,7 @@ def test_the_figures_agree_with_the_engines_own(engine: Any, tmp_path: Path, mon
     assert summary["report"] == str(folder / "report.html")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not any(b"the-right-token" in (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()) for file in folder.iterdir())
-    assert {body["max_tokens"] for body in engine.bodies[2:]} == {TOKENS}  # the first two said how long words are
+    assert {body["max_tokens"] for body in engine.bodies[1:]} == {TOKENS}  # the first asked how long words are
     prompts = [body["messages"][0]["content"] for body in engine.bodies]
     assert len(set(prompts)) == len(prompts)
 
@@ -167,7 +167,7 @@ def test_failures_are_counted_by_kind_and_miss_the_service_level(engine: Any, tm
     def answer_(answer: Any) -> None:
         with lock:
             number = next(numbers)
-        match number % 4 if number > 2 else 0:  # the first are the preflight's
+        match number % 4 if number > 1 else 0:  # the first are the preflight's
             case 1:
                 answer.head()
                 answer.token()
