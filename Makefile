@@ -42,7 +42,7 @@ test-thorough: $(READY)
 
 # Apart from those below: what talks to an API leaves threads behind, and a process with threads is no good one to fork.
 test-charts: $(READY)
-	$(BIN)/python -m pytest -m charts -n 3
+	$(BIN)/python -m pytest -m "charts and not drills" -n 3
 
 test-real: $(READY)
 	$(BIN)/python -m pytest -m "real and not charts and not alone" -n 3 --dist loadfile
@@ -53,7 +53,7 @@ test-alone: $(READY)
 test-machines: test-system $(READY)  ## provisioning, in an EC2 emulator and of machines made for it on this one; as root (half an hour)
 	$(BIN)/python -m pytest -m machines -n 2 --dist loadfile
 
-test-drills: test-system $(READY)  ## a disaster, a failover drill, faults under load, with real engines (a quarter of an hour)
+test-drills: test-system $(READY)  ## a disaster, a failover drill, faults under load, with real engines; more cases of what test does (twenty minutes or more)
 	$(BIN)/python -m pytest -m drills
 
 test-fast: lint  ## lint and the tests without real processes (under 2 minutes)

@@ -147,9 +147,16 @@ def cut(playing: Playing, place: int, sign: signal.Signals) -> int:
         os._exit(code)
 
 
-@pytest.mark.real
+KILLED, INTERRUPTED = signal.SIGKILL, signal.SIGINT
+IN_TURN, BOTH = ((KILLED,), (INTERRUPTED,)), ((KILLED, INTERRUPTED),)
+"""What a place is struck by; the next place by the next of them."""
+
+
+@pytest.mark.parametrize("struck_by", [pytest.param(IN_TURN, marks=pytest.mark.real, id="in-turn"), pytest.param(BOTH, marks=pytest.mark.drills, id="both")])
 @pytest.mark.parametrize("name", RUNBOOKS)
-def test_cut_off_anywhere_and_resumed_it_ends_as_if_nothing_had_been(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_cut_off_anywhere_and_resumed_it_ends_as_if_nothing_had_been(
+    name: str, struck_by: tuple[tuple[signal.Signals, ...], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.setattr("kivactl.runbooks.engine.until_approved", lambda *_: iter(()))
     with monkeypatch.context() as patch:
         whole = Playing(tmp_path / "whole", name, patch)
@@ -158,8 +165,8 @@ def test_cut_off_anywhere_and_resumed_it_ends_as_if_nothing_had_been(name: str, 
         places = len(entries_of((whole.folder / runs.JOURNAL).read_bytes()))
     undone = {f"{step.undo.name} {step.undo.params.model_dump_json()} {part}" for step in whole.bound.steps if step.undo for part in ("half", "whole")}
     count = 0
-    for sign in (signal.SIGKILL, signal.SIGINT):
-        for place in range(1, places):
+    for place in range(1, places):
+        for sign in struck_by[place % len(struck_by)]:
             with monkeypatch.context() as patch:
                 one = Playing(tmp_path / f"{sign.name}-{place}", name, patch)
                 status = cut(one, place, sign)

@@ -93,7 +93,7 @@ def told(repository: Path, layout: Layout, folder: Path, seed: str) -> tuple[str
     return done, ""
 
 
-@pytest.mark.parametrize("cases", [pytest.param(50, marks=pytest.mark.real), pytest.param(200, marks=pytest.mark.drills)])
+@pytest.mark.parametrize("cases", [pytest.param(25, marks=pytest.mark.real), pytest.param(200, marks=pytest.mark.drills)])
 def test_every_damage_is_told_before_anything_is_overwritten(backed_up, tmp_path, capsys, cases):
     deployment, repository = backed_up
     before = contents(deployment.layout.state)

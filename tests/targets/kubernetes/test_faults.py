@@ -479,7 +479,7 @@ class Killed:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("turn", [0, 1])
+@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.drills)])
 def test_a_deploy_that_is_killed_at_any_change_is_continued(tmp_path, helm_on_path, turn, capsys):
     place = 0
     while True:
