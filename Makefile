@@ -32,7 +32,7 @@ down: $(READY)  ## stop it; no process, port or temporary file stays
 	@$(BIN)/kivactl down --yes
 
 # What fails does not keep the rest from running: one run of an hour tells everything.
-test: test-system  ## lint, fast and thorough tests, real Helm, engines and gateway (half an hour on two cores)
+test: test-system  ## lint, fast and thorough tests, real Helm, engines and gateway (half an hour to an hour on two cores)
 	@$(MAKE) --no-print-directory --keep-going --jobs=1 test-fast test-thorough test-charts test-real test-alone
 
 # Tests of real processes wait more than they compute: three at a time keep two cores busy.
