@@ -56,7 +56,7 @@ test-machines: test-system $(READY)  ## provisioning, in an EC2 emulator and of 
 test-drills: test-system $(READY)  ## a disaster, a failover drill, faults under load, with real engines; more cases of what test does (twenty minutes or more)
 	$(BIN)/python -m pytest -m drills
 
-test-fast: lint  ## lint and the tests without real processes (under 2 minutes)
+test-fast: lint  ## lint and the tests without real processes (two minutes on a quick machine)
 	$(BIN)/python -m pytest -m "not real and not machines and not drills and not charts and not thorough" -n auto --hypothesis-profile=fast
 
 lint: $(READY)  ## ruff, mypy, import-linter, ansible-lint

@@ -358,7 +358,8 @@ def _counted(client: GatewayClient, assignment: Assignment) -> dict[int, int]:
     for words in _LENGTHS:
         with suppress(KivaError):  # what stands in the way of all requests, the first real one tells
             tokens = client.prompt_tokens(text.words(words, source))
-            counted |= {words: tokens} if tokens is not None else {}
+            if tokens is not None:
+                counted[words] = tokens
         if len(counted) != 1:  # both are known; or the first is not, and so no other will be
             break
     return counted
@@ -368,11 +369,11 @@ def _calibrated(assignment: Assignment, counted: Mapping[int, int]) -> Assignmen
     """With the length of words as the engine counts; it has the tokenizer, the generator needs none."""
     if len(counted) < 2:
         return assignment
-    few, many = min(counted), max(counted)
-    if counted[many] <= counted[few]:
+    (few, fewest_tokens), (many, most_tokens) = sorted(counted.items())
+    if most_tokens <= fewest_tokens:
         return assignment
-    per_word = (counted[many] - counted[few]) / (many - few)
-    return replace(assignment, tokens_per_word=per_word, overhead_tokens=max(0, round(counted[few] - few * per_word)))
+    per_word = (most_tokens - fewest_tokens) / (many - few)
+    return replace(assignment, tokens_per_word=per_word, overhead_tokens=max(0, round(fewest_tokens - few * per_word)))
 
 
 def _prepared(folder: Path, assignment: Assignment) -> Folder:

@@ -77,13 +77,17 @@ def scenarios(own: Path | None = None) -> dict[str, Path]:
 
 
 def described(own: Path | None = None) -> dict[str, str]:
-    """What those are for, by name, without checking the rest."""
-    found = {}
-    for name, path in scenarios(own).items():
+    """What those are for, by name, without checking the rest: a file with faults, or that cannot be read, is no reason not to name the others."""
+    return {name: _about(path) for name, path in scenarios(own).items()}
+
+
+def _about(path: Path) -> str:
+    try:
         tree, _ = read(path)
-        about = tree.child("description") if tree else None
-        found[name] = str(about.value) if about else ""
-    return found
+    except SpecError:
+        return ""
+    about = tree.child("description") if tree else None
+    return str(about.value) if about else ""
 
 
 def _path_of(name: str, own: Path | None) -> Path:

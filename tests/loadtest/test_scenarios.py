@@ -108,6 +108,16 @@ def test_ones_own_are_found_by_name_and_hide_those_that_come_along(tmp_path: Pat
     assert caught.value.hint == "did you mean 'mine'?"
 
 
+def test_a_file_that_is_no_scenario_does_not_keep_the_others_from_being_named(tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere")
+    contents = {"broken": b"[1, 2\n", "listed": b"- a\n", "noise": b"\xff\xfe\x00", "nothing": b"", "ours": SHORT.encode() + b"description: Ours.\n"}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.yaml").write_bytes(content)
+    named = described(tmp_path)
+    assert named == described() | dict.fromkeys(["folder", "gone", *contents], "") | {"ours": "Ours."}
+
+
 def test_a_missing_file() -> None:
     with pytest.raises(UsageError, match=r"there is no load test in nowhere/x\.yaml"):
         load_scenario("nowhere/x.yaml")
