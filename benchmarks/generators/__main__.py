@@ -7,7 +7,8 @@ The mock engine has the first core for itself, each generator the second one: al
 turns in every repeat, beginning with another one. A run in which the mock engine's own events were late (99th percentile
 above 0.5 ms) does not count and is repeated. As root, the mock engine runs before everything else on its core, and generators are
 preferred to the machine's other work; a busy machine's delays are in the 99th percentiles all the same. The other generators are
-installed from the package index into environments below the cache folder.
+installed from the package index into environments below the cache folder. What has hours to go can be done in parts: rounds that are in
+the file of --json already are not run again, so a run that was interrupted, or that asks for more repeats or tests, goes on.
 
   A   Four streams, answers in every manner in which an engine gives them: error of the reported medians; requests wrongly told good.
   B   The most streams at 50 tokens/s each with a TTFT p99 within 5 ms and an ITL p99 within 2 ms of the truth. Streams start one after
@@ -28,6 +29,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).parents[1])
 
@@ -37,6 +39,9 @@ from generators.environments import CACHE, PACKAGES, MissingError, programs_of, 
 from generators.protocol import Result  # noqa: E402
 from generators.report import report  # noqa: E402
 from generators.running import Bench, progress  # noqa: E402
+
+Results = dict[str, list[dict[str, Result]]]
+"""For each test its rounds, for each round what every contender showed."""
 
 Measurement = Callable[[Bench, Contender, float, float, int], Result]
 TESTS: dict[str, tuple[str, Measurement]] = {
@@ -66,31 +71,50 @@ def main() -> None:
         programs = {one.name: folder for one, folder in chosen.items()}
         bench = Bench(mock.build(scratch), tokenizer_in(scratch), programs, cores[0] if cores[1:] else None, frozenset(cores[1:2] or cores), scratch)
         results = _measured(bench, list(chosen), options)
-    text = report(results, {one.name: one.remark for one in chosen})
+    text = report(results, {name: one.remark for name, one in known.items() if any(name in each for rounds in results.values() for each in rounds)})
     print(text)
     if options.markdown:
         options.markdown.write_text(text)
-    if options.json:
-        versions = {one.name: PACKAGES[one.package][0] if one.package else "beside this Python" for one in chosen}
-        seen = {"repeats": options.repeats, "seconds": options.seconds, "versions": versions, "load_average": os.getloadavg(), "results": results}
-        options.json.write_text(json.dumps(seen, indent=1))
 
 
-def _measured(bench: Bench, contenders: list[Contender], options: argparse.Namespace) -> dict[str, list[dict[str, Result]]]:
-    """All tests: for each its rounds, and for each round what every contender showed."""
-    results: dict[str, list[dict[str, Result]]] = {test: [] for test in options.tests}
+def _measured(bench: Bench, contenders: list[Contender], options: argparse.Namespace) -> Results:
+    """All tests, but for the rounds that are there."""
+    versions = {one.name: PACKAGES[one.package][0] if one.package else "beside this Python" for one in contenders}
+    before = _kept(options, versions)
+    results: Results = before["results"]
     for number in range(options.repeats):
         turn = number % len(contenders)
         for test in options.tests:
             kind, measure = TESTS[test]
-            progress(f"{test}, round {number + 1} of {options.repeats}")
             taking_part = [one for one in contenders[turn:] + contenders[:turn] if (one.search if kind == "search" else kind in one.kinds)]
-            before = results[test][-1] if results[test] else {}
-            near = {name: result.get("most", 0) for name, result in before.items()}
-            results[test].append({one.name: measure(bench, one, options.seconds, options.tolerance, near.get(one.name, 0)) for one in taking_part})
+            rounds = results.setdefault(test, [])
+            whole = [one for one in rounds if {each.name for each in taking_part} <= set(one)]
+            if len(whole) > number:
+                continue
+            progress(f"{test}, round {number + 1} of {options.repeats}")
+            near = {name: result.get("most", 0) for one in rounds for name, result in one.items()}
+            rounds.append({one.name: measure(bench, one, options.seconds, options.tolerance, near.get(one.name, 0)) for one in taking_part})
             if options.json:  # what is measured so far is not lost with the rest
-                options.json.write_text(json.dumps({"results": results}, indent=1))
+                options.json.write_text(json.dumps({**before, "load_average": os.getloadavg()}, indent=1))
     return results
+
+
+def _kept(options: argparse.Namespace, versions: dict[str, str]) -> dict[str, Any]:
+    """What the file for figures has already, or nothing; ends the program where that was measured in another way."""
+    how = {"seconds": options.seconds, "tolerance": options.tolerance}
+    if not options.json or not options.json.exists():
+        return {**how, "versions": versions, "results": {}}
+    try:
+        before: dict[str, Any] = json.loads(options.json.read_text())
+        other = [key for key, value in how.items() if before[key] != value]
+        other += [name for name, version in versions.items() if before["versions"].get(name, version) != version]
+        counts = ", ".join(f"{test} {len(rounds)}" for test, rounds in sorted(before["results"].items()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        sys.exit(f"{options.json} is no file of these benchmarks ({error!r}): name another one")
+    if other:
+        sys.exit(f"{options.json} was measured with other {', '.join(other)}: name another file, or repeat what made it")
+    progress(f"{options.json} has rounds already: {counts}")
+    return {**before, "versions": before["versions"] | versions}
 
 
 def _installed(contenders: list[Contender], cache: Path) -> dict[Contender, Path]:
@@ -112,7 +136,7 @@ def _options(known: dict[str, Contender]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8, help="of load in each run")
     parser.add_argument("--tolerance", type=float, default=0.08, help="of a search for the most: the width of its last bracket, relative")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the generators' environments")
-    parser.add_argument("--json", type=Path, help="file for every figure of every run")
+    parser.add_argument("--json", type=Path, help="file for every figure of every run; goes on from what is there")
     parser.add_argument("--markdown", type=Path, help="file for the tables")
     options = parser.parse_args()
     for key, names in (("tests", tuple(TESTS)), ("contenders", tuple(known))):

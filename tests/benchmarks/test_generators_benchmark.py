@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import subprocess
@@ -426,3 +427,38 @@ def test_a_generator_is_measured(tmp_path):
     (one,) = json.loads(report.read_text())["results"]["D"]
     assert one["locust-http"]["sent"] > 100
     assert "| locust-http |" in (tmp_path / "report.md").read_text() == done.stdout[: -len("\n")]
+    again = subprocess.run([sys.executable, BENCHMARKS / "generators", *words], check=False, capture_output=True, text=True, timeout=60)
+    assert again.stdout == done.stdout
+    assert "has rounds already: D 1" in again.stderr
+    assert "round 1 of" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ('{"seconds": 8.0}', "is no file of these benchmarks"),
+        ("[]", "is no file of these benchmarks"),
+        ("{", "is no file of these benchmarks"),
+        ('{"seconds": 4.0, "tolerance": 0.08, "versions": {}, "results": {}}', "was measured with other seconds"),
+        ('{"seconds": 8.0, "tolerance": 0.08, "versions": {"guidellm": "0.1"}, "results": {}}', "was measured with other guidellm"),
+    ],
+)
+def test_figures_measured_in_another_way_are_not_mixed(tmp_path, kept, said):
+    from generators import __main__ as program
+
+    file = tmp_path / "report.json"
+    file.write_text(kept)
+    options = argparse.Namespace(json=file, seconds=8.0, tolerance=0.08)
+    with pytest.raises(SystemExit, match=said):
+        program._kept(options, {"guidellm": "0.8.1", "kivactl": "beside this Python"})
+    assert file.read_text() == kept
+
+
+def test_rounds_of_before_are_kept(tmp_path):
+    from generators import __main__ as program
+
+    file = tmp_path / "report.json"
+    file.write_text('{"seconds": 8.0, "tolerance": 0.08, "versions": {"aiperf": "0.13.0"}, "results": {"B": [{"aiperf": {"most": 1}}]}}')
+    kept = program._kept(argparse.Namespace(json=file, seconds=8.0, tolerance=0.08), {"guidellm": "0.8.1"})
+    assert kept["results"] == {"B": [{"aiperf": {"most": 1}}]}
+    assert kept["versions"] == {"aiperf": "0.13.0", "guidellm": "0.8.1"}
