@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +24,8 @@ from kivactl.errors import Interrupted, KivaError, UsageError, from_os_error
 from kivactl.stack.redaction import redacted
 
 _OUTPUT_CLOSED = 128 + signal.SIGPIPE
+_TOGETHER_S = 0.2
+"""Signals to stop that are no further apart are one."""
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\t\n"}
 
 
@@ -41,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
     sink = Sink(asked_mode(words))
     try:
         try:
-            with _terminated_like_interrupted():
+            with _stopped_once():
                 code = _run(list(argv))
             sys.stdout.flush()
         except BaseException as error:  # noqa: BLE001  (this is the boundary)
@@ -131,18 +135,29 @@ def _clean(text: str) -> str:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends a command the way Ctrl-C does, so that both take the same careful way out."""
+def _stopped_once() -> Iterator[None]:
+    """SIGTERM ends a command the way Ctrl-C does, so that both take the same careful way out.
+
+    Signals that come together are one wish: `timeout`, service managers and shells send one to the program and one to its group, and the
+    second of them is no further Ctrl-C, which would cut the careful way short.
+    """
+    heard_s = -math.inf
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal heard_s
+        before_s, heard_s = heard_s, time.monotonic()
+        if heard_s - before_s > _TOGETHER_S:
+            raise KeyboardInterrupt
 
+    # Where SIGINT is ignored, as in a shell's background, it stays so.
+    numbers = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else [])]
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in numbers}
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kivactl.cli.output import Sink
 from kivactl.loadtest.levels import ATTAINMENT, ERROR_RATIO
-from kivactl.loadtest.wording import level_text, measured_text, processes_text, ratio_text, time_text
+from kivactl.loadtest.wording import decided_text, level_text, measured_text, processes_text, ratio_text, time_text
 
 if TYPE_CHECKING:
     from kivactl.loadtest.comparison import Difference
@@ -66,6 +66,8 @@ def show_probes(sink: Sink, summary: Mapping[str, Any]) -> None:
     ]
     unit = summary["probes"][0]["unit"].upper() if summary["probes"] else "LOAD"
     sink.table((unit, "GOOD", "TTFT P50", "TTFT P95", "TPOT P95", "TOKENS/S", ""), rows, {"met": "green", "missed": "red"})
+    if decided := decided_text(summary["probes"]):
+        sink.text(decided)
     sink.text(f"{summary['answer'][0].upper()}{summary['answer'][1:]}.")
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from kivactl.errors import UsageError
+from kivactl.errors import Interrupted, UsageError
 from kivactl.flows.deployment import Deployment, endpoint_for
 from kivactl.flows.engine_watch import asking
 from kivactl.flows.loadtest import Bench, run_loadtest
@@ -67,6 +67,7 @@ def measure(
         own: Folder of scenarios of one's own.
 
     Raises:
+        Interrupted: Before the load, or once more while its results are written.
         KivaError: As `load_scenario` and `run_loadtest`.
     """
     chosen = load_scenario(scenario, changes or Changes(), own)
@@ -79,7 +80,12 @@ def measure(
         bench, below = _own(platform, chosen, model), platform.layout.loadtests
     run = run_search if chosen.capacity or chosen.sweep else run_loadtest
     environment = {**bench.environment, **({"generators": {remote.name: {} for remote in remotes}} if remotes else {})}
-    yield from run(replace(bench, page_port=page_port, remotes=remotes, environment=environment), chosen, folder or below / run_name(chosen.name))
+    place = folder or below / run_name(chosen.name)
+    try:
+        yield from run(replace(bench, page_port=page_port, remotes=remotes, environment=environment), chosen, place)
+    except KeyboardInterrupt:  # the first one ends the load; this is one before it, or one more
+        hint = f"what was measured is in {place}, without a report" if place.exists() else ""
+        raise Interrupted(f"the load test '{chosen.name}' was left {'before its results were written' if hint else 'before it began'}", hint) from None
 
 
 def remotes_from(texts: Sequence[str], ssh_config: Path | None = None) -> tuple[Remote, ...]:

@@ -29,6 +29,8 @@ from kivactl.tools.machine import usable_processors
 
 _HOPELESS_RATIO = 3.0
 _HOPELESS_AFTER_S = 8.0
+_HOPELESS_ANSWERS = 20
+"""Whole answers that make sure that a time per token is missed; each has one, and none while it is under way."""
 
 
 def run_search(bench: Bench, scenario: Scenario, folder: Path) -> Iterator[Outcome]:
@@ -156,7 +158,9 @@ class _Series:
         """The result, which stands on one of the runs; what the last one broke off with counts for all."""
         last = self.summaries[-1]
         measured = sum(probe.due for probe in self.probes)
-        return {**self.summaries[chosen], "interrupted": last["interrupted"], "invalid": last["invalid"], "answer": answer, "measured": measured, **more}
+        # What was interrupted may be too little to be a measurement, and that is the reason.
+        invalid = "" if last["interrupted"] else last["invalid"]
+        return {**self.summaries[chosen], "interrupted": last["interrupted"], "invalid": invalid, "answer": answer, "measured": measured, **more}
 
     def _shares(self, material: Material) -> tuple[Share, ...]:
         window = material.window
@@ -165,13 +169,19 @@ class _Series:
         return shares_of([record for record in material.records if window.holds(record.moment_ns)], material.summary["due"], self.levels)
 
     def _hopeless(self, unit: str) -> Callable[[Mapping[str, Any]], bool]:
-        """A queue that only grows need not be waited for: the first tokens already take a multiple of what is promised. In a closed loop none grows."""
-        limit_s = min((level.limit for level in self.levels if level.metric == "ttft"), default=math.inf) if unit == RATE else math.inf
+        """What only grows need not be waited for: half of the first tokens, or of the times between tokens, already take a multiple of what is promised.
+
+        In a closed loop nothing grows.
+        """
+        ttft_ms, tpot_ms = (
+            min((level.limit * 1e3 * _HOPELESS_RATIO for level in self.levels if level.metric == metric), default=math.inf) for metric in ("ttft", "tpot")
+        )
 
         def look(facts: Mapping[str, Any]) -> bool:
-            seconds = facts["elapsed_s"] - self.assignment.warm_up_s
-            typical_ms = facts["ttft_p50_ms"]
-            return typical_ms is not None and seconds > _HOPELESS_AFTER_S and typical_ms > _HOPELESS_RATIO * limit_s * 1e3
+            if unit != RATE or facts["elapsed_s"] - self.assignment.warm_up_s <= _HOPELESS_AFTER_S:
+                return False
+            is_slow = (facts["itl_p50_ms"] or 0) > tpot_ms and facts["requests"] >= _HOPELESS_ANSWERS
+            return is_slow or (facts["ttft_p50_ms"] or 0) > ttft_ms
 
         return look
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 
 from kivactl.loadtest.levels import Level
 from kivactl.loadtest.material import Material
 from kivactl.loadtest.page_course import Points
 from kivactl.loadtest.page_parts import Row, Table
 from kivactl.loadtest.probe import Probe
-from kivactl.loadtest.wording import ratio_text, time_text
+from kivactl.loadtest.wording import decided_text, ratio_text, time_text
 from kivactl.tools.chart import Chart, Look, Mark, Note, Panel, Series, Tone
 
 KNEEDLE = 'V. Satopää et al., "Finding a Kneedle in a Haystack: Detecting Knee Points in System Behavior" (2011)'
@@ -75,6 +76,8 @@ def knee_sentences(probes: Sequence[Probe]) -> Iterator[str]:
         yield f"Knee: from {knee:.4g} {unit} on more load brings hardly more output tokens per second (largest distance from the chord, Kneedle)."
     elif len({probe.load for probe in probes}) >= _FEWEST:
         yield "The throughput has no knee within these loads."
+    if decided := decided_text([asdict(probe) for probe in probes]):
+        yield decided
 
 
 def load_chart(material: Material) -> Chart | None:

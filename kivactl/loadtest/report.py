@@ -7,7 +7,7 @@ from typing import Any
 
 from kivactl.loadtest.distribution import Distribution
 from kivactl.loadtest.metrics import Summary
-from kivactl.loadtest.wording import TIMES, generator_text, is_told_already, level_text, measured_text, ratio_text, sentence_of, time_text
+from kivactl.loadtest.wording import TIMES, decided_text, generator_text, is_told_already, level_text, measured_text, ratio_text, sentence_of, time_text
 
 
 def report_for(summary: Summary) -> str:
@@ -39,7 +39,8 @@ def search_report_for(told: Mapping[str, Any]) -> str:
     head = (unit, "levels met", "good requests", "TTFT p50", "TTFT p95", "TPOT p95", "E2E p95", "tokens/s")
     reason = f"Invalid: {told['invalid']}." if told["invalid"] else "Interrupted." if told["interrupted"] else ""
     answer = f"{told['answer'][0].upper()}{told['answer'][1:]}."
-    return "\n\n".join(part for part in (f"# Load test '{told['scenario']}'", reason, answer, _table(head, rows)) if part) + "\n"
+    parts = (f"# Load test '{told['scenario']}'", reason, answer, _table(head, rows), decided_text(told["probes"]))
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _service_levels(summary: Summary) -> str:

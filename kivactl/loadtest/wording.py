@@ -5,7 +5,7 @@ They are made from the summary as data, so that a report can be made of what `su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -124,3 +124,13 @@ def measured_text(name: str, value: float | None, limit: float) -> str:
         return ratio_text(value)
     differing = (figures for figures in range(_FIGURES, _MOST_FIGURES) if time_text(value, figures) != time_text(limit, figures))
     return time_text(value, next(differing, _FIGURES))
+
+
+def decided_text(probes: Iterable[Mapping[str, Any]]) -> str:
+    """What readers of a table of runs need to know where a load was measured several times; else nothing.
+
+    Args:
+        probes: As a summary has them.
+    """
+    loads = [probe["load"] for probe in probes if not probe.get("invalid")]
+    return "Where a load was tried several times, all of its runs together decide." if len(set(loads)) < len(loads) else ""

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import typer
@@ -181,13 +181,38 @@ def test_sigterms_former_handler_comes_back(kivactl):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_signals_that_come_together_are_one(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr(boundary, "time", SimpleNamespace(monotonic=lambda: now_s))
+    with boundary._stopped_once():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        for later_s in (0.0, 0.1, 0.2):
+            now_s = later_s
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+        now_s = 1.0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_where_sigint_is_ignored_it_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with boundary._stopped_once():
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("mode", ["human", "json"])
 def test_a_signal_ends_a_real_process_carefully(tmp_path: Path, number: signal.Signals, mode: str):
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""
-        import signal, sys
+        import signal, sys, time
         from types import ModuleType
         import typer
         from kivactl.cli import app
@@ -199,6 +224,8 @@ def test_a_signal_ends_a_real_process_carefully(tmp_path: Path, number: signal.S
                 print("ready", flush=True)
                 signal.sigtimedwait([], 60)
             finally:
+                print("cleaning up", flush=True)
+                time.sleep(0.1)
                 print("cleaned up", flush=True)
 
         module = ModuleType("kivactl.cli.commands.wait")
@@ -213,6 +240,8 @@ def test_a_signal_ends_a_real_process_carefully(tmp_path: Path, number: signal.S
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         os.kill(child.pid, number)
+        assert child.stdout.readline() == "cleaning up\n"
+        os.kill(child.pid, signal.SIGINT)  # as `timeout` and shells do: to the program, and to its group
         stdout, stderr = child.communicate(timeout=60)
     finally:
         child.kill()

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from kivactl.errors import CheckError, Interrupted, InvalidMeasurementError, NotReadyError, PreconditionError, ToolError
 from kivactl.flows.loadtest import Bench, _calibrated, _counted, run_loadtest, verdict
+from kivactl.flows.measure import Foreign, measure
 from kivactl.loadtest.prompts import Prompts
 from kivactl.loadtest.record import Record
 from kivactl.loadtest.scenario import Scenario, assignment_for
@@ -196,6 +197,32 @@ def test_ctrl_c_leaves_what_was_measured(generator: list[Any], tmp_path: Path) -
     assert (summary["interrupted"], summary["requests"], summary["cut"], summary["window_s"]) == (True, 1, 1, 4.0)
     with pytest.raises(Interrupted, match="1 requests were measured"):
         verdict(summary)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message", "hint"),
+    [
+        ("preflight", "the load test 'test' was left before it began", ""),
+        ("write_results", "the load test 'test' was left before its results were written", "what was measured is in {}, without a report"),
+    ],
+)
+def test_a_further_ctrl_c_says_what_is_there(
+    generator: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, message: str, hint: str
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    generator += [SPAWNED, MEASURING, answered(0, 12 * S), KeyboardInterrupt()]
+    monkeypatch.setattr(f"kivactl.flows.loadtest.{broken}", interrupt)
+    file, folder = tmp_path / "test.yaml", tmp_path / "run"
+    file.write_text(json.dumps({"name": "test", "load": {"users": 1}, "duration": "10s", "prompts": {"texts": ["x"]}, "timeout": "2s"}))
+    with platform() as endpoint:
+        token = tmp_path / "token"
+        token.write_text("hush")
+        with pytest.raises(Interrupted) as caught:
+            list(measure(Foreign(endpoint.url, "m", None, token), str(file), folder=folder))
+    assert (caught.value.message, caught.value.hint) == (message, hint.format(folder))
+    assert (folder / "records.jsonl").exists() == bool(hint)
 
 
 def test_leaving_early_writes_the_report(generator: list[Any], tmp_path: Path) -> None:

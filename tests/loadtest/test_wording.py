@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kivactl.loadtest.wording import level_text, limit_text, measured_text, time_text
+from kivactl.loadtest.wording import decided_text, level_text, limit_text, measured_text, time_text
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,11 @@ def test_a_limit_has_no_noughts_that_say_nothing(value_s: float, text: str) -> N
 )
 def test_what_misses_a_limit_by_little_does_not_look_as_if_it_kept_it(name: str, value: float | None, limit: float, text: str) -> None:
     assert measured_text(name, value, limit) == text
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [((), False), (((1.0, ""), (2.0, "")), False), (((1.0, ""), (2.0, ""), (1.0, "")), True), (((1.0, "sent late"), (1.0, "")), False)],
+)
+def test_why_a_run_alone_did_not_decide_is_said_where_it_matters(runs: tuple[tuple[float, str], ...], says: bool) -> None:
+    assert bool(decided_text({"load": load, "invalid": invalid} for load, invalid in runs)) is says
