@@ -153,14 +153,6 @@ def most(passes: Callable[[int], bool], start: int, limit: int, tolerance: float
     return good
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float | None:
-    """The slope of the straight line nearest to points; None where they have no two abscissas."""
-    if len({x for x, _ in points}) < 2:
-        return None
-    mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
-
-
 def frozen_percentile_ms(percent: float, ttft_ms: float, seconds: float, frozen_s: float) -> float:
     """The percentile of TTFT that users see when requests come evenly for `seconds` and the server stands still for `frozen_s` of them.
 

@@ -208,7 +208,6 @@ def _told(done: Run, contender: Contender, tokens_per_event: int = 1) -> Result:
             "figures": asdict(done.figures),
             "errors": asdict(errors),
             "connections": done.truth.connections,
-            "events": sum(len(one.sent_ns) for one in done.truth.requests),
         }
     return told
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from generators.judging import slope
 from generators.protocol import KS_LIMIT, LAG_LIMIT_MS, MODES, TTFT_LIMIT_MS
 
 Rounds = Sequence[Mapping[str, Any]]
@@ -62,22 +61,15 @@ def _accuracy(rounds: Rounds) -> str:
 
 
 def _streams(rounds: Rounds) -> str:
-    head = ["B", "most streams at 50 tokens/s on one core", "TTFT p99 error there", "gap p99 error there", "CPU time an event, us", "runs"]
+    head = ["B", "most streams at 50 tokens/s on one core", "TTFT p99 error there", "gap p99 error there", "rounds", "runs"]
     rows = []
     for name in _names(rounds):
         results = [one[name] for one in rounds if name in one]
         best = [run for result in results for run in result["tries"] if run["passes"] and run["streams"] == result["most"]]
         error = {key: _middle([run["errors"][key] for run in best], "+.1f") for key in ("ttft_p99", "gap_p99")}
-        tries = [run for result in results for run in result["tries"]]
-        cells = [_middle([result["most"] for result in results], ".0f"), error["ttft_p99"], error["gap_p99"], _cpu_us(tries)]
-        rows.append([name, *cells, str(len(tries))])
+        cells = [_middle([result["most"] for result in results], ".0f"), error["ttft_p99"], error["gap_p99"]]
+        rows.append([name, *cells, str(len(results)), str(sum(len(result["tries"]) for result in results))])
     return _table(head, rows)
-
-
-def _cpu_us(tries: Sequence[Mapping[str, Any]]) -> str:
-    """CPU time an event: what runs with more of them took longer, so that start and end matter little. Of all rounds, for a later one begins near the end."""
-    per_event_s = slope([(run["events"], run["cpu_s"]) for run in tries if "errors" in run])
-    return "-" if per_event_s is None or per_event_s <= 0 else f"{per_event_s * 1e6:.0f}"
 
 
 def _rate(rounds: Rounds) -> str:
