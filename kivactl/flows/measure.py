@@ -84,8 +84,10 @@ def measure(
     try:
         yield from run(replace(bench, page_port=page_port, remotes=remotes, environment=environment), chosen, place)
     except KeyboardInterrupt:  # the first one ends the load; this is one before it, or one more
-        hint = f"what was measured is in {place}, without a report" if place.exists() else ""
-        raise Interrupted(f"the load test '{chosen.name}' was left {'before its results were written' if hint else 'before it began'}", hint) from None
+        if not (place.is_dir() and any(place.iterdir())):  # a folder that was named may be there, and empty
+            raise Interrupted(f"the load test '{chosen.name}' was left before it began") from None
+        hint = f"what was measured is in {place}, without a report"
+        raise Interrupted(f"the load test '{chosen.name}' was left before its results were written", hint) from None
 
 
 def remotes_from(texts: Sequence[str], ssh_config: Path | None = None) -> tuple[Remote, ...]:

@@ -215,6 +215,7 @@ def test_a_further_ctrl_c_says_what_is_there(
     generator += [SPAWNED, MEASURING, answered(0, 12 * S), KeyboardInterrupt()]
     monkeypatch.setattr(f"kivactl.flows.loadtest.{broken}", interrupt)
     file, folder = tmp_path / "test.yaml", tmp_path / "run"
+    folder.mkdir()
     file.write_text(json.dumps({"name": "test", "load": {"users": 1}, "duration": "10s", "prompts": {"texts": ["x"]}, "timeout": "2s"}))
     with platform() as endpoint:
         token = tmp_path / "token"
