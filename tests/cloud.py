@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from kivactl.tools.ports import free_port
 
 REGION = "eu-central-1"
 IMAGE = "ami-12c6146b"
@@ -125,9 +126,7 @@ def name_of(resource: dict[str, Any]) -> str:
 @contextmanager
 def cloud() -> Iterator[Cloud]:
     """An emulator on a port of its own; gone afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with TemporaryDirectory() as folder:
         running = Cloud(f"http://127.0.0.1:{port}", Path(folder) / "quotas.json")
         running.limit({})

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import random
 import socket
+from contextlib import ExitStack
 
 LOOPBACK = "127.0.0.1"
-_PAIRS = range(20_000, 32_000, 2)
+_PORTS = range(20_000, 32_000, 2)
 """Below those that Linux gives to connections, any of which would take a port or its neighbour before it is used."""
 
 
 def free_port() -> int:
     """A port on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    return _first_of(1)
 
 
 def free_pair() -> int:
     """A port on which nothing listens now, nor on the next one: a gateway's, with that of its metrics."""
+    return _first_of(2)
+
+
+def _first_of(count: int) -> int:
     chance = random.SystemRandom()
     while True:
-        port = chance.choice(_PAIRS)
-        with socket.socket() as one, socket.socket() as other:
+        first = chance.choice(_PORTS)
+        with ExitStack() as probes:
             try:
-                one.bind((LOOPBACK, port))
-                other.bind((LOOPBACK, port + 1))
+                for port in range(first, first + count):
+                    probes.enter_context(socket.socket()).bind((LOOPBACK, port))
             except OSError:
                 continue
-            return port
+            return first

@@ -18,6 +18,7 @@ from kivactl.spec.load import load, paths
 from kivactl.stack.layout import Layout
 from kivactl.targets.lock import held
 from kivactl.tools import machine
+from kivactl.tools.ports import free_pair
 
 SPEC = """
 name: test
@@ -36,9 +37,7 @@ storage: {{cache: ./cache}}
 class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_pair()
 
     def write(self, more="engine: {load-format: dummy}", target="local"):
         (self.folder / "kiva.yaml").write_text(SPEC.format(port=self.port, more=more, target=target))

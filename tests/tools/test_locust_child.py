@@ -11,6 +11,7 @@ import pytest
 
 from kivactl.errors import PreconditionError, ToolError
 from kivactl.tools import locust
+from kivactl.tools.ports import free_port
 
 
 def test_the_command_line() -> None:
@@ -34,7 +35,7 @@ def test_a_page_is_served_on_the_loopback_interface_and_not_where_something_else
         port = taken.getsockname()[1]
         with pytest.raises(PreconditionError, match=f"cannot be served on port {port}: Address already in use"):
             locust.command_for(Path("/x/user.py"), users=1, page_port=port)
-    argv = locust.command_for(Path("/x/user.py"), users=1, page_port=port)
+    argv = locust.command_for(Path("/x/user.py"), users=1, page_port=free_port())
     assert argv[argv.index("--web-host") + 1] == "127.0.0.1"
     assert "--headless" not in argv
     with pytest.raises(PreconditionError, match="at most 65535"):

@@ -9,9 +9,12 @@ import pytest
 from kivactl.tools import ports
 
 
-def test_nobody_listens_on_a_free_port() -> None:
-    with socket.socket() as one:
-        one.bind((ports.LOOPBACK, ports.free_port()))
+def test_nobody_listens_on_a_free_port_nor_will_a_connection_take_it() -> None:
+    for _ in range(20):
+        port = ports.free_port()
+        assert port < 32_768, "from there on Linux gives ports to connections, unless told otherwise"
+        with socket.socket() as one:
+            one.bind((ports.LOOPBACK, port))
 
 
 def test_a_pair_has_both_ports_free_and_below_those_of_connections() -> None:

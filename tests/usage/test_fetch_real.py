@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import tiny_engine
 import tiny_model
 from usage_lines import orders, until
 
+from kivactl.tools.ports import free_port
 from kivactl.usage.copies import ENDED
 
 pytestmark = [pytest.mark.real, pytest.mark.alone]
@@ -35,8 +35,7 @@ def fetching(path):
 
 @pytest.fixture(scope="module")
 def engine():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="tiny-served-"))
     engine = tiny_engine.Engine(
         folder, tiny_model.build(folder / "model"), port=port, arguments=("--shutdown-timeout", "60"), environment={"KIVA_USAGE_SERVED": "1"}
