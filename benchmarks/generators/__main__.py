@@ -39,6 +39,7 @@ from generators.environments import CACHE, PACKAGES, MissingError, programs_of, 
 from generators.protocol import Result  # noqa: E402
 from generators.report import report  # noqa: E402
 from generators.running import Bench, progress  # noqa: E402
+from kivactl.targets.release import write_json  # noqa: E402
 
 Results = dict[str, list[dict[str, Result]]]
 """For each test its rounds, for each round what every contender showed."""
@@ -95,7 +96,7 @@ def _measured(bench: Bench, contenders: list[Contender], options: argparse.Names
             near = {name: result.get("most", 0) for one in rounds for name, result in one.items()}
             rounds.append({one.name: measure(bench, one, options.seconds, options.tolerance, near.get(one.name, 0)) for one in taking_part})
             if options.json:  # what is measured so far is not lost with the rest
-                options.json.write_text(json.dumps({**before, "load_average": os.getloadavg()}, indent=1))
+                write_json(options.json, {**before, "load_average": os.getloadavg()})
     return results
 
 
