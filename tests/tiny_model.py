@@ -70,7 +70,7 @@ def config_for(vocabulary: int) -> dict:
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
         "tie_word_embeddings": True,
-        "torch_dtype": "float16",  # in bfloat16 vLLM 0.32 died of SIGILL at a prompt of one token, seen on a processor with AMX
+        "torch_dtype": "float16",  # in bfloat16 vLLM 0.32 died of SIGILL when its first prompt was one token, seen on a processor with AMX
         "bos_token_id": 0,
         "eos_token_id": 2,
     }

@@ -73,14 +73,16 @@ def _streams(rounds: Rounds) -> str:
 
 
 def _rate(rounds: Rounds) -> str:
-    right = f"highest tried with a TTFT p99 within {TTFT_LIMIT_MS:g} ms, a send lag p99 within {LAG_LIMIT_MS:g} ms where it is told, and KS p >= {KS_LIMIT:g}"
+    right = f"highest tried in any round with a TTFT p99 within {TTFT_LIMIT_MS:g} ms, "
+    right += f"a send lag p99 within {LAG_LIMIT_MS:g} ms where it is told, and KS p >= {KS_LIMIT:g}"
     head = ["C", "highest Poisson rate kept on one core, 1/s", right, "TTFT p99 error at the highest, ms", "KS p of the gaps", "variation of the gaps", "runs"]
     rows = []
     for name in _names(rounds):
         results = [one[name] for one in rounds if name in one]
         best = [run for result in results for run in result["tries"] if run["passes"] and run["per_s"] == result["most"]]
         cells = [_middle([result["most"] for result in results], ".0f")]
-        cells += [_middle([max((run["per_s"] for run in result["tries"] if run.get("right")), default=0) for result in results], ".0f")]
+        # Later rounds begin near the highest rate and try none of the low ones, at which most are right.
+        cells += [str(max((run["per_s"] for result in results for run in result["tries"] if run.get("right")), default=0))]
         cells += [_middle([run["errors"]["ttft_p99"] for run in best], "+.1f")]
         cells += [_middle([run["ks_p"] for run in best], ".3f"), _middle([run["variation"] for run in best], ".2f")]
         rows.append([name, *cells, str(sum(len(result["tries"]) for result in results))])

@@ -220,9 +220,16 @@ def parse_phase(log: str) -> str:
     return _PHASES[best][1] if best < len(_PHASES) else "loading libraries"
 
 
+_NO_CAUSE = ("Traceback", "  raise ", "See root cause above", "See stack trace (above)", "RuntimeError: cancelled")
+"""In lines of vLLM that name an exception but not what went wrong: it did elsewhere."""
+
+_DEAD = "died unexpectedly"
+
+
 def parse_failure(log: str) -> str:
-    """The line of an engine's log that says why it died: the last exception, or the last line."""
+    """The line of an engine's log that says why it died: the last exception, a process that a signal ended, or the last line."""
     lines = [line for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"\b\w*(Error|Exception|error:)", line) and "Traceback" not in line and "See root cause above" not in line]
-    plain = (errors or lines or ["it logged nothing"])[-1]
-    return re.sub(r"^.*?(?=\b\w+(Error|Exception): )", "", plain).strip()
+    errors = [line for line in lines if re.search(r"\b\w*(Error|Exception|error:)", line) and not any(words in line for words in _NO_CAUSE)]
+    dead = [line for line in lines if _DEAD in line]
+    plain = (errors or dead or lines or ["it logged nothing"])[-1]
+    return re.sub(rf"^.*?(?=\b\w+(Error|Exception): |\bWorker proc \S+ {_DEAD})", "", plain).strip()

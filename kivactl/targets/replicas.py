@@ -130,17 +130,18 @@ class Replicas:
         """Wait until every replica generated a token; one that dies or is late ends the wait for all.
 
         Raises:
-            ToolError: A process dies at its start; its last lines are the details.
+            ToolError: A process dies before its first token; its last lines are the details.
             NotReadyError: A replica generates no token within its budget; it is stopped.
         """
         waiting = {process.name: process for process in processes}
         if not waiting:
             return
+        pids = dict.fromkeys(waiting, 0)
         within_s = max(process.ready_within_s for process in waiting.values())
         for elapsed_s in self.clock.ticks(within_s, every_s=0.5):
             for name, process in list(waiting.items()):
                 step = f"engine {name}"
-                self.fail_if_dead(supervisor, process)
+                pids[name] = self.fail_if_dead(supervisor, process, pids[name])
                 if self.layout.engine_socket(name).exists() and self.generates(self.layout.engine_socket(name)):
                     del waiting[name]
                     yield Outcome(step, Status.DONE, "generates tokens", elapsed_s)
@@ -171,15 +172,23 @@ class Replicas:
             yield Outcome(step, Status.PROGRESS, "waiting for the gateway", elapsed_s)
         raise NotReadyError(f"the gateway gives {name} no requests, though it generates tokens", "kivactl logs gateway")
 
-    def fail_if_dead(self, supervisor: Supervisor, process: Process) -> None:
+    def fail_if_dead(self, supervisor: Supervisor, process: Process, pid: int = 0) -> int:
         """Raise when a process died at its start.
+
+        Args:
+            supervisor: Who runs it.
+            process: What was started.
+            pid: As it was before; with another one it has died meanwhile, and the supervisor was quick to start it anew. 0: not known.
+
+        Returns:
+            Its pid, or that of before while the supervisor does not know of it.
 
         Raises:
             ToolError: It did; its last lines are the details.
         """
         state = supervisor.states().get(process.name)
-        if state is None or state.alive:
-            return
+        if state is None or (state.alive and pid in {0, state.pid}):
+            return state.pid if state else pid
         supervisor.stop(process.name)
         what = "the gateway" if process.name == GATEWAY else f"engine {process.name}"
         raise ToolError(

@@ -97,5 +97,16 @@ def test_why_an_engine_died():
     assert parse_failure(log) == "ValueError: User-specified max_model_len (9) is too big"
 
 
+def test_why_an_engine_died_whose_worker_a_signal_ended():
+    log = (
+        "(EngineCore pid=7) ERROR 12-01 18:13:21 Worker proc VllmWorker-0 died unexpectedly (exit code: -4), shutting down executor.\n"
+        '(EngineCore pid=7) ERROR 12-01 18:13:21 [core.py:1512]     raise RuntimeError("cancelled")\n'
+        "(EngineCore pid=7) ERROR 12-01 18:13:21 [core.py:1512] RuntimeError: cancelled\n"
+        "(APIServer pid=6) ERROR 12-01 18:13:21 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. "
+        "See stack trace (above) for the root cause.\nINFO:     Application shutdown complete.\n(APIServer pid=9) INFO Starting to load model"
+    )
+    assert parse_failure(log) == "Worker proc VllmWorker-0 died unexpectedly (exit code: -4), shutting down executor."
+
+
 def test_an_engine_that_died_in_silence():
     assert parse_failure("") == "it logged nothing"

@@ -121,7 +121,7 @@ def test_without_a_proof_one_token_is_asked_for_first_in_line():
         engine = Engine(v1_completions=200)
         app = Generating(engine)
         assert [await check(app), await check(app)] == [200, 200]
-        assert engine.asked == [("/v1/completions", {"prompt": ".", "max_tokens": 1, "temperature": 0, "priority": -1_000_000})]
+        assert engine.asked == [("/v1/completions", {"prompt": "Are you there?", "max_tokens": 1, "temperature": 0, "priority": -1_000_000})]
 
     asyncio.run(go())
 
