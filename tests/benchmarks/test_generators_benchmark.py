@@ -354,7 +354,9 @@ def test_the_report():
             {
                 "one": {"most": 0, "tries": [a_run(per_s=1, passes=False)]},
                 "other": {"most": 80, "tries": [a_run(per_s=per_s, passes=True, right=per_s < 50, ks_p=0.2, variation=1.01) for per_s in (40, 80)]},
-            }
+            },
+            # a later round tries no low rates
+            {"other": {"most": 80, "tries": [a_run(per_s=80, passes=True, right=False, ks_p=0.2, variation=1.01)]}},
         ],
         "D": [{"one": a_run(issued=0.8, p99_off=None), "other": {"broken": "did not end within 9 s"}}],
         "E": [{"one": {"broken": "", "domain": "streams", "found": 22.0, "true": 20, "sent": 900, "wall_s": 80.2}}],
@@ -365,7 +367,7 @@ def test_the_report():
     assert "| truncated | +0.40 / -0.01 | +0.40 / -0.01; 9 |" in text
     assert "| one | 120 (100 to 140) | +1.2 (+1.2 to +1.2) | +0.7 (+0.7 to +0.7) | 3 | 6 |" in text
     assert "| one | 0 | 0 | - | - | - | 1 |" in text
-    assert "| other | 80 | 40 | +1.2 | 0.200 | 1.01 | 2 |" in text
+    assert "| other | 80 (80 to 80) | 40 | +1.2 (+1.2 to +1.2) | 0.200 (0.200 to 0.200) | 1.01 (1.01 to 1.01) | 3 |" in text
     assert "| one | 80.0 | - |  |" in text
     assert "| other | - | - | did not end within 9 s |" in text
     assert "| one | 22 streams | 20.0 | +10.0 | 900 | 80 |  |" in text
