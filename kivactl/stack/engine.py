@@ -220,7 +220,7 @@ def parse_phase(log: str) -> str:
     return _PHASES[best][1] if best < len(_PHASES) else "loading libraries"
 
 
-_NO_CAUSE = ("Traceback", "  raise ", "See root cause above", "See stack trace (above)", "RuntimeError: cancelled")
+_NO_CAUSE = (" WARNING ", "Traceback", "  raise ", "See root cause above", "See stack trace (above)", "RuntimeError: cancelled")
 """In lines of vLLM that name an exception but not what went wrong: it did elsewhere."""
 
 _DEAD = "died unexpectedly"

@@ -99,6 +99,8 @@ def test_why_an_engine_died():
 
 def test_why_an_engine_died_whose_worker_a_signal_ended():
     log = (
+        "(APIServer pid=6) WARNING 12-01 18:13:01 [system_utils.py:255] Found ulimit of 20000 and failed to automatically increase with error current limit "
+        "exceeds maximum limit. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`. Consider increasing with ulimit -n\n"
         "(EngineCore pid=7) ERROR 12-01 18:13:21 Worker proc VllmWorker-0 died unexpectedly (exit code: -4), shutting down executor.\n"
         '(EngineCore pid=7) ERROR 12-01 18:13:21 [core.py:1512]     raise RuntimeError("cancelled")\n'
         "(EngineCore pid=7) ERROR 12-01 18:13:21 [core.py:1512] RuntimeError: cancelled\n"
