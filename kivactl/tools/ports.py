@@ -8,7 +8,8 @@ from contextlib import ExitStack
 
 LOOPBACK = "127.0.0.1"
 _PORTS = range(20_000, 32_000, 2)
-"""Below those that Linux gives to connections, any of which would take a port or its neighbour before it is used."""
+"""Below those that Linux gives to connections, any of which would take a port or its neighbour before it is used. Each has the next one for
+itself, so that what is given is never a neighbour of something else that was."""
 
 
 def free_port() -> int:
