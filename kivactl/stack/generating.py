@@ -4,13 +4,15 @@ vLLM's `/health` says 200 as long as the API server and the engine's process are
 is a piece of a real answer in the last seconds; else a token asked for by the way; else, while that one waits its turn behind long
 prompts, a look at the engine's own books: tokens or cache that grow. A hanging API server does not answer at all.
 
-`KIVA_PROOF_S`: seconds a proof is good for (5). `KIVA_PROBE_S`: seconds a proof may take (5).
+`KIVA_PROOF_S`: seconds a proof is good for (5). `KIVA_PROBE_S`: seconds a proof may take (5), of those in which this process
+runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -140,9 +142,9 @@ class Generating:
         asking = asyncio.create_task(self._ask(scope, gone))
         self._asking.add(asking)
         asking.add_done_callback(self._asking.discard)
-        until_s = time.monotonic() + self._probe_s
-        while (left_s := until_s - time.monotonic()) > 0:
-            await asyncio.wait({asking}, timeout=min(_LOOK_S, left_s))
+        # Looks are counted, not seconds: while the machine lets this process wait, nobody has looked, and the engine waits likewise.
+        for _ in range(math.ceil(self._probe_s / _LOOK_S)):
+            await asyncio.wait({asking}, timeout=min(_LOOK_S, self._probe_s))
             if asking.done():
                 if asking.result():
                     self._proved_s = self._now_s()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -185,6 +186,21 @@ def test_the_books_prove_while_the_probe_waits_its_turn():
         assert await checking == 200
         await asyncio.gather(*app._asking)
         assert engine.left == 1
+
+    asyncio.run(go())
+
+
+def test_while_this_process_gets_no_turn_no_time_passes_for_the_engine():
+    async def go():
+        engine, working = Engine(v1_completions="never"), vllm({"a": 1}, 0.1)
+        app = Generating(engine, probe_s=0.3)
+        checking = asyncio.create_task(check(app, scope_app=working))
+        while not engine.asked:
+            await asyncio.sleep(0)
+        time.sleep(0.5)  # as a machine that runs something else: the engine had no turn either
+        await asyncio.sleep(0.05)
+        working.state.engine_client.output_processor = vllm({"a": 2}, 0.1).state.engine_client.output_processor
+        assert await checking == 200
 
     asyncio.run(go())
 
