@@ -228,8 +228,19 @@ _DEAD = "died unexpectedly"
 
 def parse_failure(log: str) -> str:
     """The line of an engine's log that says why it died: the last exception, a process that a signal ended, or the last line."""
+    words = last_words(log, 1)
+    return re.sub(rf"^.*?(?=\b\w+(Error|Exception): |\bWorker proc \S+ {_DEAD})", "", words[-1] if words else "it logged nothing").strip()
+
+
+def last_words(log: str, count: int = 15) -> tuple[str, ...]:
+    """The lines of an engine's log that end with the one that says why it died; what processes say at their ends comes after it.
+
+    Args:
+        log: Its text.
+        count: Of lines, at most.
+    """
     lines = [line for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"\b\w*(Error|Exception|error:)", line) and not any(words in line for words in _NO_CAUSE)]
-    dead = [line for line in lines if _DEAD in line]
-    plain = (errors or dead or lines or ["it logged nothing"])[-1]
-    return re.sub(rf"^.*?(?=\b\w+(Error|Exception): |\bWorker proc \S+ {_DEAD})", "", plain).strip()
+    errors = [at for at, line in enumerate(lines) if re.search(r"\b\w*(Error|Exception|error:)", line) and not any(words in line for words in _NO_CAUSE)]
+    dead = [at for at, line in enumerate(lines) if _DEAD in line]
+    end = (errors or dead or [len(lines) - 1])[-1] + 1
+    return tuple(lines[max(0, end - count) : end])

@@ -16,7 +16,7 @@ from typing import Any
 
 from kivactl.errors import KivaError, NotReadyError, ToolError
 from kivactl.plan import Outcome, Status
-from kivactl.stack.engine import Process, parse_failure, parse_phase
+from kivactl.stack.engine import Process, last_words, parse_failure, parse_phase
 from kivactl.stack.gateway.files import endpoints_file
 from kivactl.stack.layout import Layout
 from kivactl.stack.supervision import supervisor_for
@@ -184,18 +184,15 @@ class Replicas:
             Its pid, or that of before while the supervisor does not know of it.
 
         Raises:
-            ToolError: It did; its last lines are the details.
+            ToolError: It did; its last words are the details.
         """
         state = supervisor.states().get(process.name)
         if state is None or (state.alive and pid in {0, state.pid}):
             return state.pid if state else pid
         supervisor.stop(process.name)
         what = "the gateway" if process.name == GATEWAY else f"engine {process.name}"
-        raise ToolError(
-            f"{what} dies at its start: {parse_failure(self._log_since_start(process.name))}",
-            f"kivactl logs {process.name}",
-            self.last_lines(process.name),
-        )
+        log = self._log_since_start(process.name)
+        raise ToolError(f"{what} dies at its start: {parse_failure(log)}", f"kivactl logs {process.name}", last_words(log))
 
     def write_supervisor_config(self) -> None:
         """Tell the supervisor of every recorded process; it reads the file when it is told to."""

@@ -101,11 +101,12 @@ class Rollout:
         started_s = clock.now_s()
         self.replicas.exchange(supervisor, process)
         admin = Admin(self.replicas.layout.gateway_admin_socket)
+        pid = 0
         for _ in clock.ticks(process.ready_within_s):
             if admin.ready():
                 yield Outcome("gateway", Status.DONE, f"listens on {self.desired.endpoint}", clock.now_s() - started_s)
                 return
-            self.replicas.fail_if_dead(supervisor, process)
+            pid = self.replicas.fail_if_dead(supervisor, process, pid)
         raise NotReadyError(f"the gateway does not listen within {process.ready_within_s:g} s", "kivactl logs gateway", self.replicas.last_lines(GATEWAY))
 
     def _meter(self, supervisor: Supervisor) -> Iterator[Outcome]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kivactl.spec.platform import Model
-from kivactl.stack.engine import GIB, Share, engine_for, option_arguments, parse_failure, parse_phase
+from kivactl.stack.engine import GIB, Share, engine_for, last_words, option_arguments, parse_failure, parse_phase
 
 MODEL = Model(name="m", source="path:./m", replicas=2, max_length=512, concurrency=8, engine={"enforce-eager": True, "dtype": "bfloat16"})
 
@@ -108,6 +108,20 @@ def test_why_an_engine_died_whose_worker_a_signal_ended():
         "See stack trace (above) for the root cause.\nINFO:     Application shutdown complete.\n(APIServer pid=9) INFO Starting to load model"
     )
     assert parse_failure(log) == "Worker proc VllmWorker-0 died unexpectedly (exit code: -4), shutting down executor."
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ('one\ntwo\nValueError: no\nnanobind: leaked 3 types!\n - leaked type "x"\n', ("two", "ValueError: no")),
+        ("ValueError: no\nnanobind: leaked 3 types!\n", ("ValueError: no",)),
+        ("one\n\ntwo\nthree\n", ("two", "three")),
+        ("", ()),
+    ],
+    ids=["what comes after", "at the beginning", "no cause", "nothing"],
+)
+def test_the_last_words_of_an_engine_end_with_why_it_died(log, words):
+    assert last_words(log, 2) == words
 
 
 def test_an_engine_that_died_in_silence():

@@ -90,6 +90,14 @@ def test_an_engine_that_dies_at_its_start_shows_its_last_words(site):
     assert "kivactl logs m-0" in caught.value.hint
 
 
+def test_a_gateway_that_dies_at_its_start_is_told_though_the_supervisor_starts_it_anew(site):
+    desired = site.desired(1)
+    dies = ("sh", "-c", "sleep 0.3; echo 'error: no such certificate' >&2; exit 1")
+    desired.processes["gateway"] = replace(desired.processes["gateway"], argv=dies, settles_within_s=0)
+    with pytest.raises(ToolError, match="the gateway dies at its start: error: no such certificate"):
+        site.deploy(desired)
+
+
 def test_an_engine_that_never_generates_is_given_up_in_time(site):
     with pytest.raises(NotReadyError, match="generated no token within 2 s"):
         site.deploy(site.desired(1, "--behaviour", "mute", ready_within_s=2.0))
