@@ -52,10 +52,10 @@ def main() -> None:
         finally:
             for engine in engines.values():
                 engine.end()
-    print(f"\nLinux {os.uname().release}, {os.cpu_count()} cores\n{'':<12}" + "".join(f"{key:>28}" for key in FIGURES))
+    print(f"\nLinux {os.uname().release}, {os.cpu_count()} cores\n{'':<12}" + "".join(f"{key:>34}" for key in FIGURES))
     for way, seen in rounds.items():
         columns = [[one[key] for one in seen] for key in FIGURES]
-        print(f"{way:<12}" + "".join(f"{f'{median(values):.3g} ({min(values):.3g} to {max(values):.3g})':>28}" for values in columns))
+        print(f"{way:<12}" + "".join(f"{f'{median(values):.3g} ({min(values):.3g} to {max(values):.3g})':>34}" for values in columns))
     ratios = [ours["tokens_per_s"] / alone["tokens_per_s"] for ours, alone in zip(*rounds.values(), strict=True)]
     print(f"tokens/s, plugin / vLLM alone: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     if options.json:

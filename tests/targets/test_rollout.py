@@ -90,7 +90,7 @@ def test_an_engine_that_dies_at_its_start_shows_its_last_words(site):
     assert "kivactl logs m-0" in caught.value.hint
 
 
-def test_a_gateway_that_dies_at_its_start_is_told_though_the_supervisor_starts_it_anew(site):
+def test_a_gateway_that_dies_at_its_start_shows_its_last_words(site):
     desired = site.desired(1)
     dies = ("sh", "-c", "sleep 0.3; echo 'error: no such certificate' >&2; exit 1")
     desired.processes["gateway"] = replace(desired.processes["gateway"], argv=dies, settles_within_s=0)
