@@ -175,13 +175,19 @@ def vllm(tokens, ratio):
     return SimpleNamespace(state=SimpleNamespace(engine_client=client))
 
 
+async def probing(app, engine, working):
+    """A check under way whose probe the engine has."""
+    checking = asyncio.create_task(check(app, scope_app=working))
+    while not engine.asked:
+        await asyncio.sleep(0)
+    return checking
+
+
 def test_the_books_prove_while_the_probe_waits_its_turn():
     async def go():
         engine, working = Engine(v1_completions="never"), vllm({"a": 1}, 0.1)
         app = Generating(engine, probe_s=5)
-        checking = asyncio.create_task(check(app, scope_app=working))
-        while not engine.asked:
-            await asyncio.sleep(0)
+        checking = await probing(app, engine, working)
         working.state.engine_client.logger_manager = vllm({}, 0.2).state.engine_client.logger_manager
         assert await checking == 200
         await asyncio.gather(*app._asking)
@@ -194,9 +200,7 @@ def test_while_this_process_gets_no_turn_no_time_passes_for_the_engine():
     async def go():
         engine, working = Engine(v1_completions="never"), vllm({"a": 1}, 0.1)
         app = Generating(engine, probe_s=0.3)
-        checking = asyncio.create_task(check(app, scope_app=working))
-        while not engine.asked:
-            await asyncio.sleep(0)
+        checking = await probing(app, engine, working)
         time.sleep(0.5)  # as a machine that runs something else: the engine had no turn either
         await asyncio.sleep(0.05)
         working.state.engine_client.output_processor = vllm({"a": 2}, 0.1).state.engine_client.output_processor
