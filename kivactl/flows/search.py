@@ -154,6 +154,11 @@ class _Series:
         """What was decided on the last load, though its run alone did not say."""
         self.probes[-1] = replace(self.probes[-1], met=met)
 
+    def last_that_kept(self, load: float) -> int:
+        """The run that an answer stands on: of those with that load the last that kept the levels, not one that was cut off; without any the last of all."""
+        kept = (number for number in reversed(range(len(self.probes))) if self.probes[number].load == load and self.probes[number].met)
+        return next(kept, len(self.probes) - 1)
+
     def result(self, chosen: int, answer: str, **more: Any) -> dict[str, Any]:
         """The result, which stands on one of the runs; what the last one broke off with counts for all."""
         last = self.summaries[-1]
@@ -213,8 +218,7 @@ def _capacity(series: _Series, start_rps: float, wanted: Capacity) -> Generator[
         "requests": spent,
         "probes": len(series.probes),
     }
-    number = next((number for number in reversed(range(len(series.probes))) if series.probes[number].load == found), len(series.probes) - 1)
-    return series.result(number, _capacity_sentence(capacity), capacity=capacity)
+    return series.result(series.last_that_kept(found), _capacity_sentence(capacity), capacity=capacity)
 
 
 def _capacity_sentence(capacity: Mapping[str, Any]) -> str:

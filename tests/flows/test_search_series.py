@@ -30,6 +30,21 @@ def test_between_which_loads_the_answer_lies(known: list[tuple[float, bool | Non
 
 
 @pytest.mark.parametrize(
+    ("known", "chosen"),
+    [
+        ([(2, True), (4, True), (8, False)], 1),
+        ([(2, True), (4, True), (8, False), (4, True)], 3),
+        ([(2, True), (4, True), (8, False), (4, None)], 1),  # interrupted while it was tried once more
+        ([(2, True), (4, None), (4, True), (8, False)], 2),
+        ([(2, False), (1, False)], 1),
+    ],
+)
+def test_which_run_an_answer_stands_on(known: list[tuple[float, bool | None]], chosen: int) -> None:
+    series = _Series(cast("Any", None), (), Path(), cast("Any", None), probes=[probe(load, kept) for load, kept in known])
+    assert series.last_that_kept(4) == chosen
+
+
+@pytest.mark.parametrize(
     ("low", "high", "words"),
     [
         (2.0, 2.38, "between 2 and 2.38"),
