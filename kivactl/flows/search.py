@@ -156,8 +156,8 @@ class _Series:
 
     def last_that_kept(self, load: float) -> int:
         """The run that an answer stands on: of those with that load the last that kept the levels, not one that was cut off; without any the last of all."""
-        kept = (number for number in reversed(range(len(self.probes))) if self.probes[number].load == load and self.probes[number].met)
-        return next(kept, len(self.probes) - 1)
+        kept = (number for number, probe in enumerate(self.probes) if probe.load == load and probe.met)
+        return max(kept, default=len(self.probes) - 1)
 
     def result(self, chosen: int, answer: str, **more: Any) -> dict[str, Any]:
         """The result, which stands on one of the runs; what the last one broke off with counts for all."""
